@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -70,3 +71,9 @@ def as_diff(changes: Sequence[Change]) -> list[dict[str, str]]:
 def changed_keys(before: Mapping[str, Any], after: Mapping[str, Any]) -> list[str]:
     """The sorted keys whose values differ between two mappings."""
     return sorted(key for key in before.keys() | after.keys() if before.get(key) != after.get(key))
+
+
+def spec_hash(spec: Any) -> str:
+    """SHA-256 over the canonical JSON of a specification; kept as a label of what was made from it."""
+    canonical = json.dumps(spec, sort_keys=True, separators=(",", ":"), default=str)
+    return hashlib.sha256(canonical.encode()).hexdigest()

@@ -78,9 +78,9 @@ def converge(
 
 
 def finish(module: AnsibleModule, result: dict[str, Any]) -> None:
-    """End the module: a failure of one client fails the task after the others were done."""
+    """End the module: a failure of one client fails the task after the others were done, unless the caller defers it."""
     failures = result.get("failures") or []
-    if failures:
+    if failures and not module.params.get("defer_failures"):
         module.fail_json(msg=" ".join(failure["msg"] for failure in failures), **result)
     module.exit_json(**result)
 

@@ -1,0 +1,36 @@
+# Copyright (c) 2026, The AgencyStack developers
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""Argument specs that modules share."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from ansible_collections.agency_stack.multi_tenancy.plugins.module_utils._engine import DEFAULT_DOCKER_HOST
+from ansible_collections.agency_stack.multi_tenancy.plugins.module_utils._layout import (
+    DEFAULT_LOG_DIR,
+    DEFAULT_ROOT,
+    Layout,
+)
+
+PLATFORM_SPEC: dict[str, Any] = {
+    "root": {"type": "path", "default": DEFAULT_ROOT},
+    "log_dir": {"type": "path", "default": DEFAULT_LOG_DIR},
+}
+
+ENGINE_SPEC: dict[str, Any] = {"docker_host": {"type": "str", "default": DEFAULT_DOCKER_HOST}}
+
+# What every module for clients takes: their registry entries and the platform's settings.
+CLIENTS_SPEC: dict[str, Any] = {
+    **PLATFORM_SPEC,
+    "clients": {"type": "list", "elements": "dict", "required": True},
+    "config": {"type": "dict", "required": True},
+    "defer_failures": {"type": "bool", "default": False},
+}
+
+
+def layout_of(params: Mapping[str, Any]) -> Layout:
+    """The paths that a module's O(root) and O(log_dir) mean."""
+    return Layout(params["root"], params["log_dir"])

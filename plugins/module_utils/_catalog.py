@@ -1,0 +1,191 @@
+# Copyright (c) 2026, The AgencyStack developers
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""The services that clients can have, described with Compose's keys."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from copy import deepcopy
+from typing import Any
+
+from ansible.module_utils.common.arg_spec import ArgumentSpecValidator
+from ansible_collections.agency_stack.multi_tenancy.plugins.module_utils._names import SERVICE_NAME, shown
+
+# Capabilities that let a process leave its container, read the wire or load code into the kernel are not on offer.
+ALLOWED_CAPABILITIES = (
+    "CHOWN",
+    "DAC_OVERRIDE",
+    "FOWNER",
+    "FSETID",
+    "KILL",
+    "NET_BIND_SERVICE",
+    "SETFCAP",
+    "SETGID",
+    "SETUID",
+)
+
+SERVICE_SPEC: dict[str, Any] = {
+    "image": {"type": "str", "required": True},
+    "command": {"type": "list", "elements": "str"},
+    "entrypoint": {"type": "list", "elements": "str"},
+    "environment": {"type": "dict", "default": {}},
+    "user": {"type": "str"},
+    "read_only": {"type": "bool", "default": True},
+    "tmpfs": {"type": "list", "elements": "str", "default": []},
+    "volumes": {"type": "list", "elements": "str", "default": []},
+    "cap_add": {"type": "list", "elements": "str", "choices": list(ALLOWED_CAPABILITIES), "default": []},
+    "mem_limit": {"type": "str"},
+    "cpus": {"type": "float"},
+    "pids_limit": {"type": "int"},
+    "stop_signal": {"type": "str"},
+    "stop_grace_period": {"type": "str", "default": "10s"},
+    "healthcheck": {
+        "type": "dict",
+        "options": {
+            "test": {"type": "list", "elements": "str", "required": True},
+            "interval": {"type": "str", "default": "30s"},
+            "timeout": {"type": "str", "default": "5s"},
+            "retries": {"type": "int", "default": 3},
+            "start_period": {"type": "str", "default": "30s"},
+        },
+    },
+    "deploy": {
+        "type": "dict",
+        "options": {
+            "update_config": {
+                "type": "dict",
+                "options": {
+                    "order": {"type": "str", "choices": ["stop-first", "start-first"], "default": "stop-first"},
+                },
+            },
+        },
+    },
+    # Not Compose's: where the edge sends requests, and under which name in front of the client's domain.
+    "port": {"type": "int"},
+    "subdomain": {"type": "str"},
+}
+
+_SIZE = re.compile(r"([1-9][0-9]{0,14})(b|k|kb|m|mb|g|gb)?", re.IGNORECASE)
+_DURATION = re.compile(r"(?:(\d{1,4})h)?(?:(\d{1,6})m)?(?:(\d{1,8})s)?(?:(\d{1,9})ms)?")
+_IMAGE = re.compile(
+    r"[a-z0-9][a-z0-9._-]*(?::[0-9]{1,5})?(?:/[a-z0-9][a-z0-9._-]*)*"
+    r"(?::[A-Za-z0-9_][A-Za-z0-9_.-]{0,127})?(?:@sha256:[0-9a-f]{64})?"
+)
+_VOLUME = re.compile(r"([A-Za-z0-9][A-Za-z0-9._-]{0,63}(?:/[A-Za-z0-9][A-Za-z0-9._-]{0,63}){0,7}):(/[A-Za-z0-9._/-]{1,255})(:ro|:rw)?")
+_ENVIRONMENT_KEY = re.compile(r"[A-Za-z_][A-Za-z0-9_]{0,127}")
+_USER = re.compile(r"[0-9]{1,10}(?::[0-9]{1,10})?")
+_SUBDOMAIN = re.compile(r"[a-z0-9](?:[a-z0-9-]{0,61}[a-z0-9])?")
+_SIGNAL = re.compile(r"SIG[A-Z0-9]{2,8}")
+_TMPFS = re.compile(r"/[A-Za-z0-9._/-]{1,255}(?::[a-z0-9=,]{1,100})?")
+_UNITS = {"": 1, "b": 1, "k": 1024, "m": 1024**2, "g": 1024**3}
+
+
+def parse_size(text: str) -> int:
+    """Bytes of a Compose byte value such as 256m.
+
+    Raises:
+        ValueError: It is none.
+    """
+    match = _SIZE.fullmatch(text.strip())
+    if match is None:
+        raise ValueError(f"{shown(text)} is no size such as 256m or 2g")
+    return int(match[1]) * _UNITS[(match[2] or "").lower()[:1]]
+
+
+def parse_duration(text: str) -> int:
+    """Nanoseconds of a Compose duration such as 1m30s.
+
+    Raises:
+        ValueError: It is none.
+    """
+    match = _DURATION.fullmatch(text.strip())
+    if match is None or not any(match.groups()):
+        raise ValueError(f"{shown(text)} is no duration such as 30s or 1m30s")
+    hours, minutes, seconds, milliseconds = (int(group or 0) for group in match.groups())
+    return ((hours * 60 + minutes) * 60 + seconds) * 10**9 + milliseconds * 10**6
+
+
+def parse_volume(text: str) -> tuple[str, str, bool]:
+    """(path below the client's data folder, path in the container, read-only) of a volume such as site:/srv/www:ro.
+
+    Raises:
+        ValueError: It is none, or leaves the client's data folder.
+    """
+    match = _VOLUME.fullmatch(text)
+    if match is None or ".." in match[2].split("/"):
+        raise ValueError(
+            f"{shown(text)} is no volume of the form folder:/path/in/container[:ro], "
+            "with a folder below the client's data"
+        )
+    return match[1], match[2], match[3] == ":ro"
+
+
+def normalise_services(services: Mapping[str, Any]) -> tuple[dict[str, dict[str, Any]], list[str]]:
+    """Check a catalog and fill in its defaults.
+
+    Returns:
+        The services by name with every key of SERVICE_SPEC that is set, and the faults found, each one sentence.
+    """
+    normal: dict[str, dict[str, Any]] = {}
+    faults: list[str] = []
+    for name, service in services.items():
+        where = f"services.{name}" if isinstance(name, str) else f"services.{shown(name)}"
+        if not isinstance(name, str) or SERVICE_NAME.fullmatch(name) is None:
+            faults.append(f"The service name {shown(name)} is not allowed: use 1 to 24 of a-z, 0-9 and '-'.")
+        elif not isinstance(service, Mapping):
+            faults.append(f"{where} must be a mapping with Compose's keys.")
+        else:
+            validated = ArgumentSpecValidator(SERVICE_SPEC).validate(deepcopy(dict(service)))
+            faults += [f"{where}: {message.rstrip('.')}." for message in validated.error_messages]
+            if not validated.error_messages:
+                normal[name] = {k: v for k, v in validated.validated_parameters.items() if v is not None}
+                faults += [f"{where}.{fault}." for fault in _value_faults(normal[name])]
+    return normal, faults
+
+
+def _value_faults(service: Mapping[str, Any]) -> list[str]:
+    faults: list[str] = []
+
+    def check(key: str, valid: bool, allowed: str) -> None:
+        if not valid:
+            faults.append(f"{key} {shown(service[key])} is not allowed: {allowed}")
+
+    def parsed(key: str, parse: Any, value: str) -> None:
+        try:
+            parse(value)
+        except ValueError as exc:
+            faults.append(f"{key}: {exc}")
+
+    check("image", _IMAGE.fullmatch(service["image"]) is not None, "use name[:tag][@sha256:digest]")
+    for key, pattern, allowed in (
+        ("user", _USER, "use uid or uid:gid in numbers"),
+        ("subdomain", _SUBDOMAIN, "use one part of a host name, such as shop"),
+        ("stop_signal", _SIGNAL, "use a signal such as SIGTERM"),
+    ):
+        if key in service:
+            check(key, pattern.fullmatch(service[key]) is not None, allowed)
+    for key, lowest, highest in (("port", 1, 65535), ("pids_limit", 1, 4194304), ("cpus", 0.01, 4096)):
+        if key in service:
+            check(key, lowest <= service[key] <= highest, f"use {lowest} to {highest}")
+    if "mem_limit" in service:
+        parsed("mem_limit", parse_size, service["mem_limit"])
+        if not any(fault.startswith("mem_limit") for fault in faults):
+            # The engine itself refuses less than 6 MiB.
+            check("mem_limit", parse_size(service["mem_limit"]) >= 6 * 1024**2, "use 6m or more")
+    parsed("stop_grace_period", parse_duration, service["stop_grace_period"])
+    for key in ("interval", "timeout", "start_period"):
+        if key in service.get("healthcheck", {}):
+            parsed(f"healthcheck.{key}", parse_duration, service["healthcheck"][key])
+    for volume in service["volumes"]:
+        parsed("volumes", parse_volume, volume)
+    for mount in service["tmpfs"]:
+        if _TMPFS.fullmatch(mount) is None or ".." in mount.split("/"):
+            faults.append(f"tmpfs {shown(mount)} is not allowed: use /path or /path:size=16m")
+    for key, value in service["environment"].items():
+        if not isinstance(key, str) or _ENVIRONMENT_KEY.fullmatch(key) is None:
+            faults.append(f"environment: {shown(key)} is no name of a variable")
+        elif not isinstance(value, (str, int, float)) or "\0" in str(value):
+            faults.append(f"environment.{key} must be text or a number without NUL")
+    return faults

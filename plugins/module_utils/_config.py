@@ -1,0 +1,199 @@
+# Copyright (c) 2026, The AgencyStack developers
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""The platform's settings: what config.yaml may say, its defaults, and the effective whole."""
+
+from __future__ import annotations
+
+import ipaddress
+import json
+import re
+from collections.abc import Mapping
+from copy import deepcopy
+from typing import Any
+
+from ansible.module_utils.common.arg_spec import ArgumentSpecValidator
+from ansible_collections.agency_stack.multi_tenancy.plugins.module_utils._catalog import normalise_services
+from ansible_collections.agency_stack.multi_tenancy.plugins.module_utils._contract import fault_of_level
+from ansible_collections.agency_stack.multi_tenancy.plugins.module_utils._images import BUILT_IN as BUILT_IN_IMAGES
+from ansible_collections.agency_stack.multi_tenancy.plugins.module_utils._images import reference
+from ansible_collections.agency_stack.multi_tenancy.plugins.module_utils._names import (
+    canonical_domain,
+    check_client_id,
+    shown,
+)
+from ansible_collections.agency_stack.multi_tenancy.plugins.module_utils._plan import InvalidInput
+
+# The value of `image` that stands for the image which the platform builds by itself.
+BUILT_IN = "built-in"
+
+_NAME_PREFIX = re.compile(r"[a-z][a-z0-9]{0,5}")
+
+CONFIG_SPEC: dict[str, Any] = {
+    "default_client_id": {"type": "str", "default": "default"},
+    "root_domain": {"type": "str", "default": "localhost"},
+    "isolation_level": {"type": "str", "default": "medium"},
+    "client_services": {"type": "list", "elements": "str", "default": ["site"]},
+    "network_pool": {"type": "str", "default": "10.217.0.0/16"},
+    "subnet_prefix": {"type": "int", "default": 28},
+    # systemd's table of uids leaves 1879048192 to 2147483647 unused (https://systemd.io/UIDS-GIDS/).
+    "uid_base": {"type": "int", "default": 1900000000},
+    "name_prefix": {"type": "str", "default": "mt"},
+    "health_timeout": {"type": "int", "default": 60},
+    "edge": {
+        "type": "dict",
+        "apply_defaults": True,
+        "options": {
+            "image": {"type": "str", "default": BUILT_IN},
+            "http_port": {"type": "int", "default": 80},
+            "https_port": {"type": "int", "default": 443},
+            "api_port": {"type": "int", "default": 8079},
+            "mem_limit": {"type": "str", "default": "512m"},
+        },
+    },
+    "firewall": {
+        "type": "dict",
+        "apply_defaults": True,
+        "options": {
+            "clients_reach_edge": {"type": "bool", "default": False},
+        },
+    },
+    "services": {"type": "dict", "default": {}},
+}
+
+SITE_SERVICE: dict[str, Any] = {
+    "image": BUILT_IN,
+    "volumes": ["site:/srv/www:ro"],
+    "tmpfs": ["/tmp:size=16m,mode=1777"],
+    "stop_signal": "SIGQUIT",
+    "healthcheck": {"test": ["CMD", "/bin/busybox", "wget", "-q", "-O", "/dev/null", "http://127.0.0.1:8081/healthz"]},
+    "deploy": {"update_config": {"order": "start-first"}},
+    "mem_limit": "64m",
+    "cpus": 1.0,
+    "pids_limit": 32,
+    "port": 8080,
+}
+
+
+def effective_config(layers: list[tuple[str, Mapping[str, Any]]]) -> dict[str, Any]:
+    """Lay the settings over each other and check the result.
+
+    Args:
+        layers: (where it comes from, settings), the weakest first. Mappings are merged key by key, all else replaces.
+
+    Returns:
+        The effective settings, every key present, images of the platform's own as real references.
+
+    Raises:
+        InvalidInput: All faults at once.
+    """
+    merged: dict[str, Any] = {}
+    faults: list[str] = []
+    for source, settings in layers:
+        unknown = sorted(str(key) for key in settings if key not in CONFIG_SPEC)
+        faults += [f"{source}: '{shown(key)[1:-1]}' is no setting; known are {', '.join(CONFIG_SPEC)}." for key in unknown]
+        merged = merge(merged, {key: value for key, value in settings.items() if key in CONFIG_SPEC})
+    validated = ArgumentSpecValidator(CONFIG_SPEC).validate(deepcopy(merged))
+    where = " and ".join(source for source, settings in layers if settings) or "The settings"
+    faults += [f"{where}: {message.rstrip('.')}." for message in validated.error_messages]
+    if faults:
+        raise InvalidInput(faults)
+    config: dict[str, Any] = validated.validated_parameters
+    services, faults = normalise_services(merge({"site": SITE_SERVICE}, config["services"]))
+    faults += _value_faults(config, services)
+    if faults:
+        raise InvalidInput([f"{where}: {fault}" for fault in faults])
+    config["services"] = services
+    prefix = config["name_prefix"]
+    config["firewall"]["table"] = "agency_stack" if prefix == "mt" else f"agency_stack_{prefix}"
+    for name, holder in [("edge", config["edge"]), *services.items()]:
+        if holder["image"] == BUILT_IN:
+            holder["image"] = reference(name)
+    return config
+
+
+def merge(weak: Mapping[str, Any], strong: Mapping[str, Any]) -> dict[str, Any]:
+    """strong laid over weak; mappings are merged key by key, all else is replaced."""
+    result = dict(deepcopy(dict(weak)))
+    for key, value in strong.items():
+        below = result.get(key)
+        if isinstance(below, Mapping) and isinstance(value, Mapping):
+            result[key] = merge(below, value)
+        else:
+            result[key] = deepcopy(value)
+    return result
+
+
+def _value_faults(config: Mapping[str, Any], services: Mapping[str, Any]) -> list[str]:
+    faults: list[str] = []
+    for check, key in ((check_client_id, "default_client_id"), (canonical_domain, "root_domain")):
+        try:
+            check(config[key])
+        except InvalidInput as exc:
+            faults += [f"{key}: {fault}" for fault in exc.faults]
+    level_fault = fault_of_level(config["isolation_level"])
+    if level_fault:
+        faults.append(level_fault)
+    try:
+        pool = ipaddress.IPv4Network(config["network_pool"])
+        if not pool.prefixlen < config["subnet_prefix"] <= 29:
+            faults.append(f"subnet_prefix {config['subnet_prefix']} must lie between the pool's {pool.prefixlen} and 29.")
+        if not pool.is_private:
+            faults.append(f"network_pool {pool} is not a private range.")
+    except ValueError as exc:
+        faults.append(f"network_pool: {exc}; use a private IPv4 network such as 10.217.0.0/16.")
+    if _NAME_PREFIX.fullmatch(config["name_prefix"]) is None:
+        faults.append(f"name_prefix {shown(config['name_prefix'])} is not allowed: use 1 to 6 of a-z and 0-9, a letter first.")
+    if not 65536 <= config["uid_base"] <= 2147400000:
+        faults.append("uid_base must lie between 65536 and 2147400000.")
+    if not 1 <= config["health_timeout"] <= 3600:
+        faults.append("health_timeout must lie between 1 and 3600 seconds.")
+    ports = [config["edge"][key] for key in ("http_port", "https_port", "api_port")]
+    if not all(1 <= port <= 65535 for port in ports) or len(set(ports)) != len(ports):
+        faults.append("edge: http_port, https_port and api_port must be three different ports from 1 to 65535.")
+    faults += [
+        f"services.{name}: there is no built-in image of that name; set image."
+        for name, service in services.items()
+        if service["image"] == BUILT_IN and name not in BUILT_IN_IMAGES
+    ]
+    faults += [
+        f"client_services: '{shown(name)[1:-1]}' is not in the catalog ({', '.join(services)})."
+        for name in config["client_services"]
+        if name not in services
+    ]
+    return faults
+
+
+def initial_text(settings: Mapping[str, Any]) -> str:
+    """The first config.yaml: what was chosen, and the rest as comments with the defaults.
+
+    Args:
+        settings: What the operator named on the first run.
+    """
+    lines = [
+        "---",
+        "# Settings of agency_stack.multi_tenancy on this host. Edit, then run: make multi_tenancy",
+        "# A re-run keeps your edits. What is commented out shows the default.",
+        "",
+    ]
+    for key, spec in CONFIG_SPEC.items():
+        if key in settings or key in ("default_client_id", "root_domain", "isolation_level"):
+            lines.append(f"{key}: {json.dumps(settings.get(key, spec.get('default')))}")
+        elif spec["type"] == "dict" and spec.get("options"):
+            lines.append(f"# {key}:")
+            lines += [f"#   {name}: {json.dumps(option['default'])}" for name, option in spec["options"].items()]
+        else:
+            lines.append(f"# {key}: {json.dumps(spec['default'])}")
+    return "\n".join(lines) + "\n"
+
+
+def text_with(text: str, settings: Mapping[str, Any]) -> str:
+    """config.yaml with some top-level scalars set; every other line, comments included, stays as it is."""
+    for key, value in settings.items():
+        line = f"{key}: {json.dumps(value)}"
+        pattern = re.compile(rf"^{re.escape(key)}:.*$", re.MULTILINE)
+        if pattern.search(text):
+            text = pattern.sub(lambda _match, line=line: line, text, count=1)
+        else:
+            text = text + ("" if text.endswith("\n") or not text else "\n") + line + "\n"
+    return text

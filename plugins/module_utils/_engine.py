@@ -1,0 +1,85 @@
+# Copyright (c) 2026, The AgencyStack developers
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""The engine edge: one connection, and engine errors turned into sentences."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import traceback
+from collections.abc import Iterator
+from typing import TYPE_CHECKING, Any
+
+from ansible.module_utils.basic import missing_required_lib
+from ansible_collections.agency_stack.multi_tenancy.plugins.module_utils._plan import TenancyError
+
+try:
+    import docker
+    from docker.errors import APIError, DockerException
+
+    HAS_DOCKER = True
+    DOCKER_IMPORT_ERROR = None
+except ImportError:
+    HAS_DOCKER = False
+    DOCKER_IMPORT_ERROR = traceback.format_exc()
+
+if TYPE_CHECKING:
+    from ansible.module_utils.basic import AnsibleModule
+
+DEFAULT_DOCKER_HOST = "unix:///var/run/docker.sock"
+
+# Every object of ours carries these, so that everything can be found again without a state file.
+LABEL_PLATFORM = "agency_stack.platform"
+LABEL_COMPONENT = "agency_stack.component"
+LABEL_CLIENT = "agency_stack.client_id"
+LABEL_SERVICE = "agency_stack.service"
+LABEL_LEVEL = "agency_stack.isolation_level"
+LABEL_SPEC = "agency_stack.spec_hash"
+
+
+def connect(docker_host: str = DEFAULT_DOCKER_HOST, timeout: int = 60) -> Any:
+    """A docker.APIClient that has spoken with the engine once.
+
+    Args:
+        docker_host: URL of the engine's socket.
+        timeout: Seconds for each call.
+
+    Raises:
+        TenancyError: No engine answers.
+    """
+    try:
+        client = docker.APIClient(base_url=docker_host, version="auto", timeout=timeout)
+    except DockerException as exc:
+        raise TenancyError(f"No Docker engine answers at {docker_host} ({exc}); start it and run again.") from exc
+    return client
+
+
+def connect_for(module: AnsibleModule, docker_host: str) -> Any | None:
+    """The engine for a module; None in check mode on a host that has no engine yet (nothing of ours exists there)."""
+    if not HAS_DOCKER:
+        if module.check_mode and not _socket_exists(docker_host):
+            return None
+        module.fail_json(msg=missing_required_lib("docker"), exception=DOCKER_IMPORT_ERROR)
+    try:
+        return connect(docker_host)
+    except TenancyError:
+        if module.check_mode:
+            return None
+        raise
+
+
+def _socket_exists(docker_host: str) -> bool:
+    return docker_host.startswith("unix://") and os.path.exists(docker_host.removeprefix("unix://"))
+
+
+@contextlib.contextmanager
+def engine_errors(what: str) -> Iterator[None]:
+    """Turn a refusal of the engine into one sentence that begins with what was tried."""
+    try:
+        yield
+    except APIError as exc:
+        reason = str(exc.explanation or exc).strip().rstrip(".")
+        raise TenancyError(f"{what} failed: {reason}.") from exc
+    except DockerException as exc:
+        raise TenancyError(f"{what} failed: {exc}.") from exc

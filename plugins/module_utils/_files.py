@@ -1,0 +1,132 @@
+# Copyright (c) 2026, The AgencyStack developers
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""The file edge: whole files, written so that a reader or a power cut never meets half of one."""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import fcntl
+import os
+import stat
+import tempfile
+import time
+from collections.abc import Iterator
+
+from ansible_collections.agency_stack.multi_tenancy.plugins.module_utils._plan import TenancyError
+
+
+def read_text(path: str) -> str | None:
+    """The text of a file, or None when it does not exist."""
+    try:
+        with open(path, encoding="utf-8") as handle:
+            return handle.read()
+    except FileNotFoundError:
+        return None
+    except UnicodeDecodeError as exc:
+        raise TenancyError(f"{path} is not UTF-8 text (byte {exc.start}); restore it from a copy.") from exc
+
+
+def sync_directory(path: str) -> None:
+    """Make the names in a directory durable."""
+    fd = os.open(path, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        os.fsync(fd)
+    finally:
+        os.close(fd)
+
+
+def atomic_write(
+    path: str,
+    data: bytes,
+    mode: int = 0o640,
+    uid: int | None = None,
+    gid: int | None = None,
+    staging_dir: str | None = None,
+) -> None:
+    """Replace a file as a whole: temporary file, fsync, rename, fsync of the directory.
+
+    Args:
+        path: The file.
+        data: Its whole content.
+        mode: Its permission bits, set before any byte of the content is written.
+        uid: Its owner; None leaves the process's own.
+        gid: Its group; None leaves the process's own.
+        staging_dir: Where the temporary file is made, on the same file system; the file's own directory when None.
+            Directories that Traefik watches need another one: a temporary file inside delays its reload by 2 s.
+    """
+    directory = os.path.dirname(path)
+    fd, temporary = tempfile.mkstemp(prefix=f".{os.path.basename(path)}.", dir=staging_dir or directory)
+    try:
+        with os.fdopen(fd, "wb") as handle:
+            if uid is not None or gid is not None:
+                os.fchown(fd, -1 if uid is None else uid, -1 if gid is None else gid)
+            os.fchmod(fd, mode)
+            handle.write(data)
+            handle.flush()
+            os.fsync(fd)
+        os.replace(temporary, path)
+    except BaseException:
+        with contextlib.suppress(FileNotFoundError):
+            os.unlink(temporary)
+        raise
+    sync_directory(directory)
+
+
+def ensure_directory(path: str, mode: int, uid: int = 0, gid: int = 0) -> None:
+    """Make a directory below a trusted parent, or give an existing one this owner and mode.
+
+    A symbolic link or a file in its place is refused: root never follows what somebody else may have planted.
+    """
+    try:
+        os.mkdir(path, 0o700)
+    except FileExistsError:
+        pass
+    try:
+        fd = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW)
+    except OSError as exc:
+        if exc.errno in (errno.ELOOP, errno.ENOTDIR):
+            raise TenancyError(f"{path} must be a directory and is something else; move it away.") from exc
+        raise
+    try:
+        status = os.fstat(fd)
+        if (status.st_uid, status.st_gid) != (uid, gid):
+            os.fchown(fd, uid, gid)
+        if stat.S_IMODE(status.st_mode) != mode:
+            os.fchmod(fd, mode)
+    finally:
+        os.close(fd)
+
+
+@contextlib.contextmanager
+def locked(path: str, timeout: float = 60.0) -> Iterator[None]:
+    """Hold an exclusive lock on a lock file; say who holds it when it cannot be had.
+
+    Args:
+        path: The lock file; made when missing, never removed (removing it would let two holders in).
+        timeout: Seconds to wait.
+
+    Raises:
+        TenancyError: The lock is still held by another process after the time.
+    """
+    fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    try:
+        deadline = time.monotonic() + timeout
+        while True:
+            try:
+                fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                break
+            except BlockingIOError:
+                if time.monotonic() >= deadline:
+                    holder = os.pread(fd, 200, 0).decode(errors="replace").strip() or "an unknown process"
+                    raise TenancyError(
+                        f"{path} is held by {holder} and was not released within {timeout:g} s; "
+                        "wait for that run to end and run again."
+                    ) from None
+                time.sleep(0.05)
+        os.ftruncate(fd, 0)
+        os.pwrite(fd, f"process {os.getpid()} since {time.strftime('%H:%M:%S')}".encode(), 0)
+        yield
+    finally:
+        os.close(fd)

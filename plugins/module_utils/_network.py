@@ -1,0 +1,124 @@
+# Copyright (c) 2026, The AgencyStack developers
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""The networks of clients: what is wanted, what the engine has, and the difference."""
+
+from __future__ import annotations
+
+import ipaddress
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from typing import Any
+
+from ansible_collections.agency_stack.multi_tenancy.plugins.module_utils._engine import LABEL_PLATFORM, LABEL_SPEC
+from ansible_collections.agency_stack.multi_tenancy.plugins.module_utils._plan import Change, spec_hash
+
+_BRIDGE_NAME = "com.docker.network.bridge.name"
+
+
+@dataclass(frozen=True)
+class NetworkSpec:
+    """One bridge network.
+
+    Args:
+        name: The engine's name of it.
+        client_id: Whose it is.
+        bridge: Name of the bridge on the host, at most 15 characters.
+        subnet: IPv4 network.
+        gateway: The host's address on it.
+        internal: Whether it has no way out.
+        labels: Without the hash, which is added.
+    """
+
+    name: str
+    client_id: str
+    bridge: str
+    subnet: str
+    gateway: str
+    internal: bool
+    labels: Mapping[str, str]
+
+    def shown(self) -> dict[str, Any]:
+        """As the diff shows it."""
+        return {"bridge": self.bridge, "subnet": self.subnet, "gateway": self.gateway, "internal": self.internal}
+
+    @property
+    def hash(self) -> str:
+        """SHA-256 of the canonical specification."""
+        return spec_hash(asdict(self))
+
+    def request(self) -> dict[str, Any]:
+        """The arguments of docker.APIClient.create_network, but for the IPAM configuration."""
+        return {
+            "name": self.name,
+            "driver": "bridge",
+            "internal": self.internal,
+            "check_duplicate": True,
+            "options": {_BRIDGE_NAME: self.bridge},
+            "labels": {**self.labels, LABEL_SPEC: self.hash},
+        }
+
+
+def plan_networks(wanted: Sequence[NetworkSpec], actual: Iterable[Mapping[str, Any]], platform: str) -> list[Change]:
+    """Compare wanted networks with the engine's list.
+
+    Args:
+        wanted: Networks that must exist.
+        actual: The engine's list of networks, as its API gives it.
+        platform: The platform's name prefix; a network that carries another one's label, or none, is foreign.
+    """
+    by_name = {network["Name"]: network for network in actual}
+    changes = []
+    for spec in wanted:
+        network = by_name.get(spec.name)
+        if network is None:
+            changes.append(_change("create", spec, None))
+            continue
+        labels = network.get("Labels") or {}
+        if labels.get(LABEL_PLATFORM) != platform:
+            # Not ours to remove: the engine refuses the creation, and says so for this client alone.
+            changes.append(_change("create", spec, None))
+        elif labels.get(LABEL_SPEC) != spec.hash or read_network(network) != spec.shown():
+            changes.append(_change("recreate", spec, read_network(network) | {"id": network["Id"]}))
+    return changes
+
+
+def read_network(network: Mapping[str, Any]) -> dict[str, Any]:
+    """A network of the engine's list in the form of NetworkSpec.shown()."""
+    ipam = ((network.get("IPAM") or {}).get("Config") or [{}])[0]
+    return {
+        "bridge": (network.get("Options") or {}).get(_BRIDGE_NAME),
+        "subnet": ipam.get("Subnet"),
+        "gateway": ipam.get("Gateway"),
+        "internal": network.get("Internal", False),
+    }
+
+
+def foreign_subnets(networks: Iterable[Mapping[str, Any]], platform: str) -> list[tuple[str, str]]:
+    """(IPv4 subnet, what it is) of every network of the engine that is not this platform's."""
+    return [
+        (config["Subnet"], f"the Docker network '{network['Name']}'")
+        for network in networks
+        if (network.get("Labels") or {}).get(LABEL_PLATFORM) != platform
+        for config in (network.get("IPAM") or {}).get("Config") or []
+        if _is_ipv4(config.get("Subnet"))
+    ]
+
+
+def _is_ipv4(subnet: Any) -> bool:
+    try:
+        return isinstance(ipaddress.ip_network(subnet), ipaddress.IPv4Network)
+    except ValueError:
+        return False
+
+
+def _change(action: Any, spec: NetworkSpec, before: Mapping[str, Any] | None) -> Change:
+    return Change(
+        action=action,
+        kind="network",
+        name=spec.name,
+        before=before,
+        after=spec.shown(),
+        client_id=spec.client_id,
+        payload=spec,
+    )

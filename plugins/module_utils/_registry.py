@@ -1,0 +1,305 @@
+# Copyright (c) 2026, The AgencyStack developers
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""The desired state of all clients: merging an edit, allocating, and refusing what would hurt another client."""
+
+from __future__ import annotations
+
+import ipaddress
+from collections.abc import Iterable, Mapping, Sequence
+from copy import deepcopy
+from typing import Any
+
+from ansible_collections.agency_stack.multi_tenancy.plugins.module_utils._catalog import normalise_services
+from ansible_collections.agency_stack.multi_tenancy.plugins.module_utils._config import merge
+from ansible_collections.agency_stack.multi_tenancy.plugins.module_utils._contract import fault_of_level
+from ansible_collections.agency_stack.multi_tenancy.plugins.module_utils._names import (
+    canonical_domain,
+    check_client_id,
+    derived_domain,
+    shown,
+)
+from ansible_collections.agency_stack.multi_tenancy.plugins.module_utils._plan import (
+    Change,
+    InvalidInput,
+    TenancyError,
+)
+
+VERSION = 1
+
+# What an operator may name of a client; everything else of an entry is allocated once and kept.
+EDITABLE = ("domain", "aliases", "isolation_level", "services", "state")
+
+
+def empty_document() -> dict[str, Any]:
+    """A registry without clients."""
+    return {"version": VERSION, "clients": []}
+
+
+def check_document(document: Any, path: str) -> dict[str, Any]:
+    """The registry as read from its file, or a TenancyError that says why it cannot be used."""
+    if not isinstance(document, Mapping) or not isinstance(document.get("clients"), list):
+        raise TenancyError(f'{path} is no client registry: it must be {{"version": {VERSION}, "clients": [...]}}.')
+    version = document.get("version")
+    if version != VERSION:
+        raise TenancyError(
+            f"{path} has version {shown(version)} and this collection knows version {VERSION}; nothing was touched: "
+            "use the collection that wrote it."
+        )
+    seen: set[str] = set()
+    for entry in document["clients"]:
+        missing = [
+            key
+            for key in ("client_id", "domain", "isolation_level", "state", "index", "subnet", "uid", "gid")
+            if not isinstance(entry, Mapping) or key not in entry
+        ]
+        if missing:
+            raise TenancyError(f"{path}: an entry lacks {', '.join(missing)}; restore the file from a copy.")
+        check_client_id(entry["client_id"])
+        if entry["client_id"] in seen:
+            raise TenancyError(f"{path}: client '{entry['client_id']}' stands in it twice; restore the file from a copy.")
+        seen.add(entry["client_id"])
+    return deepcopy(dict(document))
+
+
+def plan_registry(
+    document: Mapping[str, Any],
+    wanted: Sequence[Mapping[str, Any]],
+    config: Mapping[str, Any],
+    occupied: Sequence[tuple[str, str]] = (),
+    now: str = "",
+) -> tuple[dict[str, Any], list[Change]]:
+    """Merge an edit into the registry.
+
+    Args:
+        document: The registry as it is.
+        wanted: Clients to add or change; only the keys that are present (and not None) change an existing client.
+        config: The platform's effective settings.
+        occupied: (network, what it is) of host routes and foreign networks that a new subnet must not overlap.
+        now: Time stamp for new entries, ISO 8601.
+
+    Returns:
+        The new registry and one change for each client that differs.
+
+    Raises:
+        InvalidInput: All faults of the edit at once; nothing of it is taken then.
+    """
+    faults: list[str] = []
+    entries: dict[str, dict[str, Any]] = {entry["client_id"]: deepcopy(entry) for entry in document["clients"]}
+    touched: list[str] = []
+    for item in wanted:
+        entry, item_faults = _merged(entries, item, config, now)
+        faults += item_faults
+        if not item_faults:
+            entries[entry["client_id"]] = entry
+            touched.append(entry["client_id"])
+    faults += _hostname_faults(entries, touched, config)
+    if faults:
+        raise InvalidInput(faults)
+    _allocate(entries, touched, config, occupied)
+    before = {entry["client_id"]: entry for entry in document["clients"]}
+    changes = [
+        Change(
+            action="update" if client_id in before else "create",
+            kind="registry entry",
+            name=client_id,
+            before=before.get(client_id),
+            after=entries[client_id],
+            client_id=client_id,
+        )
+        for client_id in sorted(set(touched))
+        if entries[client_id] != before.get(client_id)
+    ]
+    result = {**document, "clients": [entries[client_id] for client_id in sorted(entries)]}
+    return result, changes
+
+
+def select_clients(document: Mapping[str, Any], client_ids: Sequence[str] | None) -> list[dict[str, Any]]:
+    """The named clients of a registry, or all.
+
+    Raises:
+        InvalidInput: One is not in it.
+    """
+    if client_ids is None:
+        return list(document["clients"])
+    known = {entry["client_id"]: entry for entry in document["clients"]}
+    unknown = [client_id for client_id in client_ids if client_id not in known]
+    if unknown:
+        listed = ", ".join(known) or "nobody"
+        raise InvalidInput([f"There is no client {shown(client_id)}; there are {listed}." for client_id in unknown])
+    return [known[client_id] for client_id in sorted(set(client_ids))]
+
+
+def hostnames(client: Mapping[str, Any], config: Mapping[str, Any]) -> list[str]:
+    """Every host name that a client owns: of its services that are reached through the edge."""
+    names = [name for service in routed_services(client, config) for name in service_hostnames(client, config, service)]
+    return sorted({client["domain"], *client.get("aliases", []), *names})
+
+
+def client_services(client: Mapping[str, Any], config: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
+    """A client's services with its overrides laid over the catalog."""
+    catalog = config["services"]
+    return {
+        name: normalise_services({name: merge(catalog[name], overrides)})[0][name] if overrides else catalog[name]
+        for name, overrides in client["services"].items()
+    }
+
+
+def routed_services(client: Mapping[str, Any], config: Mapping[str, Any]) -> list[str]:
+    """The names of the services that the edge sends requests to."""
+    return sorted(name for name, service in client_services(client, config).items() if "port" in service)
+
+
+def service_hostnames(client: Mapping[str, Any], config: Mapping[str, Any], service: str) -> list[str]:
+    """The host names at which one service of a client answers."""
+    subdomain = client_services(client, config)[service].get("subdomain")
+    bases = [client["domain"], *client.get("aliases", [])]
+    if not subdomain:
+        return sorted(bases)
+    # A subdomain in front of a wildcard would be no host name; the wildcard covers it already.
+    return sorted(f"{subdomain}.{base}" for base in bases if not base.startswith("*."))
+
+
+def _merged(
+    entries: Mapping[str, dict[str, Any]], item: Mapping[str, Any], config: Mapping[str, Any], now: str
+) -> tuple[dict[str, Any], list[str]]:
+    """The entry that an edit makes of a client, and the faults of the edit."""
+    faults: list[str] = []
+    given = {key: item[key] for key in EDITABLE if item.get(key) is not None}
+    try:
+        client_id = check_client_id(item.get("client_id"))
+    except InvalidInput as exc:
+        faults += exc.faults
+        client_id = ""
+    known = entries.get(client_id)
+    entry: dict[str, Any] = deepcopy(known) if known else {"client_id": client_id, "created_at": now}
+    if not known:
+        entry |= {"aliases": [], "isolation_level": config["isolation_level"], "state": "present"}
+        entry["services"] = {name: {} for name in config["client_services"]}
+    if "domain" in given:
+        faults += _set(entry, "domain", lambda: canonical_domain(given["domain"]))
+    elif not known and client_id:
+        faults += _set(entry, "domain", lambda: canonical_domain(derived_domain(client_id, config["root_domain"])))
+    if "aliases" in given:
+        faults += _set(
+            entry, "aliases", lambda: sorted({canonical_domain(alias, "aliases") for alias in given["aliases"]})
+        )
+    if "isolation_level" in given:
+        entry["isolation_level"] = given["isolation_level"]
+    level_fault = fault_of_level(entry["isolation_level"]) if not known or "isolation_level" in given else None
+    if level_fault:
+        faults.append(level_fault)
+    if "services" in given:
+        entry["services"] = deepcopy(given["services"])
+        faults += _service_faults(entry["services"], config["services"])
+    if "state" in given:
+        entry["state"] = given["state"]
+    return entry, faults
+
+
+def _set(entry: dict[str, Any], key: str, make: Any) -> list[str]:
+    try:
+        entry[key] = make()
+    except InvalidInput as exc:
+        return exc.faults
+    return []
+
+
+def _service_faults(services: Any, catalog: Mapping[str, Any]) -> list[str]:
+    faults: list[str] = []
+    for name, overrides in services.items():
+        if name not in catalog:
+            faults.append(f"services: {shown(name)} is not in the catalog ({', '.join(catalog)}).")
+        else:
+            faults += normalise_services({name: merge(catalog[name], overrides or {})})[1]
+    return faults
+
+
+def _hostname_faults(
+    entries: Mapping[str, Mapping[str, Any]], touched: Iterable[str], config: Mapping[str, Any]
+) -> list[str]:
+    """One fault for each host name of a touched client that another client owns.
+
+    Names are looked up in a table, so that adding one client does not compare all pairs.
+    """
+    touched = set(touched)
+    if not touched:
+        return []
+    owner: dict[str, str] = {}
+    wildcards: dict[str, str] = {}
+    below: dict[str, str] = {}
+    faults: list[str] = []
+
+    def claim(client_id: str, name: str) -> str | None:
+        parent = name.partition(".")[2]
+        taken = owner.get(name) or (below.get(parent) if name.startswith("*.") else wildcards.get(parent))
+        if taken is not None and taken != client_id:
+            return taken
+        owner[name] = client_id
+        if name.startswith("*."):
+            wildcards[parent] = client_id
+        else:
+            below.setdefault(parent, client_id)
+        return None
+
+    for client_id in sorted(entries, key=lambda name: (name in touched, name)):
+        for name in hostnames(entries[client_id], config):
+            taken = claim(client_id, name)
+            if taken is not None:
+                faults.append(
+                    f"The host name {name} of client '{client_id}' belongs to client '{taken}' already; "
+                    "choose another, or take it from that client first."
+                )
+    return faults
+
+
+def _allocate(
+    entries: dict[str, dict[str, Any]],
+    touched: Sequence[str],
+    config: Mapping[str, Any],
+    occupied: Sequence[tuple[str, str]],
+) -> None:
+    """Give each new client an index and all that follows from it; allocations are never changed afterwards."""
+    fresh = [client_id for client_id in touched if "index" not in entries[client_id]]
+    if not fresh:
+        return
+    pool = ipaddress.IPv4Network(config["network_pool"])
+    for network, what in occupied:
+        if pool.overlaps(ipaddress.IPv4Network(network)):
+            raise InvalidInput(
+                [
+                    f"network_pool {pool} overlaps {network} ({what}); "
+                    "set network_pool in config.yaml to a private range that nothing else uses."
+                ]
+            )
+    size = 2 ** (32 - config["subnet_prefix"])
+    taken = {entry["index"] for entry in entries.values() if "index" in entry}
+    used = [ipaddress.IPv4Network(entry["subnet"]) for entry in entries.values() if "subnet" in entry]
+    used_addresses = {(int(network.network_address), network.num_addresses) for network in used}
+    index = 0
+    for client_id in fresh:
+        while True:
+            index += 1
+            start = int(pool.network_address) + (index - 1) * size
+            if start + size > int(pool.broadcast_address) + 1:
+                raise InvalidInput(
+                    [
+                        f"network_pool {pool} has no free /{config['subnet_prefix']} left for client '{client_id}'; "
+                        "remove clients or set a larger pool in config.yaml."
+                    ]
+                )
+            if index not in taken and not _collides(start, size, used_addresses):
+                break
+        taken.add(index)
+        entries[client_id] |= {
+            "index": index,
+            "subnet": f"{ipaddress.IPv4Address(start)}/{config['subnet_prefix']}",
+            "uid": config["uid_base"] + index,
+            "gid": config["uid_base"] + index,
+        }
+
+
+def _collides(start: int, size: int, used: Iterable[tuple[int, int]]) -> bool:
+    """Whether a range meets a used one; subnets of an earlier pool setting stay in use."""
+    return any(start < other + length and other < start + size for other, length in used)
+

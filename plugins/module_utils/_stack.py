@@ -1,0 +1,309 @@
+# Copyright (c) 2026, The AgencyStack developers
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""The containers of the platform and of its clients: what is wanted, what the engine has, and the difference."""
+
+from __future__ import annotations
+
+import ipaddress
+import re
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import asdict, dataclass, field
+from typing import Any
+
+from ansible_collections.agency_stack.multi_tenancy.plugins.module_utils._engine import (
+    LABEL_CLIENT,
+    LABEL_SERVICE,
+    LABEL_SPEC,
+)
+from ansible_collections.agency_stack.multi_tenancy.plugins.module_utils._plan import Change, TenancyError, spec_hash
+
+LOG_CONFIG = {"Type": "json-file", "Config": {"max-size": "10m", "max-file": "3"}}
+
+
+@dataclass(frozen=True)
+class ContainerSpec:
+    """One container, as it is wanted.
+
+    Args:
+        name: The engine's name of it, while no other container of the service stands in its place.
+        client_id: Whose it is; None for the platform's own.
+        service: Name of the service.
+        image: Reference.
+        network: Name of the network, or 'host'.
+        subnet: The network's IPv4 subnet, out of which an address is pinned; None for 'host'.
+        labels: Without the hash, which is added.
+        user: uid:gid.
+        command: Arguments, or None for the image's.
+        entrypoint: Program, or None for the image's.
+        environment: Variables.
+        binds: Mappings with source, target and read_only.
+        tmpfs: Mount options by path.
+        cap_add: Capabilities on top of none.
+        read_only: Whether the root file system is.
+        mem_limit: Bytes.
+        nano_cpus: Billionths of a CPU.
+        pids_limit: Number of processes.
+        stop_signal: Signal, or None for the image's.
+        stop_timeout: Seconds between the signal and the kill.
+        healthcheck: test (as Compose writes it), interval, timeout and start_period (nanoseconds), retries; or None.
+        start_first: Whether a new container comes up beside the old one, which is stopped only then.
+    """
+
+    name: str
+    client_id: str | None
+    service: str
+    image: str
+    network: str
+    subnet: str | None
+    labels: Mapping[str, str]
+    user: str
+    command: Sequence[str] | None = None
+    entrypoint: Sequence[str] | None = None
+    environment: Mapping[str, str] = field(default_factory=dict)
+    binds: Sequence[Mapping[str, Any]] = ()
+    tmpfs: Mapping[str, str] = field(default_factory=dict)
+    cap_add: Sequence[str] = ()
+    read_only: bool = True
+    mem_limit: int = 0
+    nano_cpus: int = 0
+    pids_limit: int = 0
+    stop_signal: str | None = None
+    stop_timeout: int = 10
+    healthcheck: Mapping[str, Any] | None = None
+    start_first: bool = False
+
+    @property
+    def hash(self) -> str:
+        """SHA-256 of the canonical specification: an equal label on a container means that it is as wanted."""
+        return spec_hash(asdict(self))
+
+    def shown(self) -> dict[str, Any]:
+        """As the diff shows it: values of the environment are left out, they may be secrets."""
+        shown = {key: value for key, value in asdict(self).items() if key not in ("labels", "environment")}
+        return shown | {"environment": sorted(self.environment), "spec_hash": self.hash[:12]}
+
+
+@dataclass(frozen=True)
+class ContainerState:
+    """One container, as the engine lists it.
+
+    Args:
+        id: The engine's.
+        name: Without the leading slash.
+        client_id: From its label; None for the platform's own.
+        service: From its label.
+        spec_hash: From its label.
+        image: Reference.
+        state: running, exited, created, paused, restarting, dead or removing.
+        health: healthy, unhealthy, starting, or '' without a health check.
+        addresses: IPv4 address by name of network; also of a stopped container, where one is pinned.
+    """
+
+    id: str
+    name: str
+    client_id: str | None
+    service: str
+    spec_hash: str
+    image: str
+    state: str
+    health: str
+    addresses: Mapping[str, str]
+
+    def shown(self) -> dict[str, Any]:
+        """As the diff shows it."""
+        return {"id": self.id[:12], "image": self.image, "state": self.state, "spec_hash": self.spec_hash[:12]}
+
+    @property
+    def serves(self) -> bool:
+        """Whether it can take requests."""
+        return self.state == "running" and self.health != "unhealthy"
+
+
+@dataclass(frozen=True)
+class Start:
+    """What the applier needs to bring one container up.
+
+    Args:
+        spec: What is wanted.
+        address: The pinned address, or None on the host's network.
+        name: The name it gets.
+        existing: The container that is as wanted and only has to be started, if there is one.
+        olds: The containers whose place it takes.
+        restart: Whether `existing` runs and is to be started anew.
+    """
+
+    spec: ContainerSpec
+    address: str | None
+    name: str
+    existing: ContainerState | None
+    olds: Sequence[ContainerState]
+    restart: bool = False
+
+
+@dataclass(frozen=True)
+class StackPlan:
+    """What is to be done, in two steps between which the routes are moved.
+
+    Args:
+        starts: Containers to bring up.
+        removals: Containers that nothing needs once the routes point to the others, and names to take over.
+        backends: Address of each service by client, once the plan is done.
+        pending: Containers that are as wanted and whose health is not known yet, with what is wanted of them.
+    """
+
+    starts: list[Change]
+    removals: list[Change]
+    backends: dict[str, dict[str, str]]
+    pending: list[tuple[ContainerSpec, ContainerState]]
+
+
+_HEALTH = re.compile(r"\((healthy|unhealthy|health: starting)\)")
+
+
+def read_container(container: Mapping[str, Any]) -> ContainerState:
+    """One entry of the engine's list of containers."""
+    labels = container.get("Labels") or {}
+    networks = (container.get("NetworkSettings") or {}).get("Networks") or {}
+    health = _HEALTH.search(container.get("Status") or "")
+    addresses = {}
+    for name, endpoint in networks.items():
+        pinned = (endpoint.get("IPAMConfig") or {}).get("IPv4Address")
+        address = pinned or endpoint.get("IPAddress")
+        if address:
+            addresses[name] = address
+    return ContainerState(
+        id=container["Id"],
+        name=(container.get("Names") or ["/"])[0].removeprefix("/"),
+        client_id=labels.get(LABEL_CLIENT),
+        service=labels.get(LABEL_SERVICE, ""),
+        spec_hash=labels.get(LABEL_SPEC, ""),
+        image=container.get("Image", ""),
+        state=container.get("State", ""),
+        health="" if health is None else health[1].removeprefix("health: "),
+        addresses=addresses,
+    )
+
+
+def plan_stacks(
+    wanted: Sequence[ContainerSpec],
+    actual: Iterable[ContainerState],
+    clients: Iterable[str | None],
+    restart: bool = False,
+) -> StackPlan:
+    """Compare wanted containers with the engine's.
+
+    Args:
+        wanted: Containers that must run.
+        actual: The platform's containers, as the engine lists them.
+        clients: Whose containers are in question; those of others are left alone. None stands for the platform.
+        restart: Whether containers that run as wanted are started anew.
+
+    Raises:
+        TenancyError: A client's subnet has no address left.
+    """
+    in_question = set(clients)
+    by_service: dict[tuple[str | None, str], list[ContainerState]] = {}
+    used: dict[str, set[str]] = {}
+    for state in actual:
+        if state.client_id in in_question:
+            by_service.setdefault((state.client_id, state.service), []).append(state)
+            for network, address in state.addresses.items():
+                used.setdefault(network, set()).add(address)
+    plan = StackPlan([], [], {}, [])
+    for spec in wanted:
+        states = by_service.pop((spec.client_id, spec.service), [])
+        _plan_service(plan, spec, states, used.setdefault(spec.network, set()), restart)
+    for states in by_service.values():
+        plan.removals.extend(_removal(state) for state in states)
+    return plan
+
+
+def _plan_service(
+    plan: StackPlan, spec: ContainerSpec, states: Sequence[ContainerState], used: set[str], restart: bool
+) -> None:
+    # The best of those that are as wanted is kept: one that serves before one that does not.
+    fitting = sorted((s for s in states if s.spec_hash == spec.hash), key=lambda s: (not s.serves, s.name != spec.name))
+    keep = fitting[0] if fitting else None
+    olds = [state for state in states if state is not keep]
+    if keep is not None:
+        address = keep.addresses.get(spec.network)
+        name = keep.name
+        if keep.state != "running" or restart:
+            start = Start(spec, address, name, keep, olds, restart=keep.state == "running")
+            plan.starts.append(_start("update", spec, start, {"state": keep.state}))
+        elif keep.health == "starting":
+            plan.pending.append((spec, keep))
+    else:
+        address = _free_address(spec, used)
+        names = {state.name for state in states}
+        name = next(n for n in (spec.name, *(f"{spec.name}-next{i or ''}" for i in range(99))) if n not in names)
+        before = olds[0].shown() if olds else None
+        plan.starts.append(_start("recreate" if olds else "create", spec, Start(spec, address, name, None, olds), before))
+    plan.removals.extend(_removal(state) for state in olds)
+    if name != spec.name:
+        plan.removals.append(
+            Change(
+                action="update",
+                kind="container name",
+                name=spec.name,
+                before=name,
+                after=spec.name,
+                client_id=spec.client_id,
+                payload=(name, spec.name),
+            )
+        )
+    if spec.client_id is not None and address is not None:
+        plan.backends.setdefault(spec.client_id, {})[spec.service] = address
+
+
+def serving_backends(
+    actual: Iterable[ContainerState], clients: Mapping[str, str]
+) -> dict[str, dict[str, str]]:
+    """Address of each service by client, as it serves now.
+
+    Args:
+        actual: The platform's containers.
+        clients: The name of each client's network.
+    """
+    backends: dict[str, dict[str, str]] = {}
+    for state in actual:
+        network = clients.get(state.client_id or "")
+        if network in state.addresses and state.serves and state.client_id is not None:
+            backends.setdefault(state.client_id, {}).setdefault(state.service, state.addresses[network])
+    return backends
+
+
+def _free_address(spec: ContainerSpec, used: set[str]) -> str | None:
+    if spec.subnet is None:
+        return None
+    # The first host address is the gateway.
+    for host in list(ipaddress.IPv4Network(spec.subnet).hosts())[1:]:
+        if str(host) not in used:
+            used.add(str(host))
+            return str(host)
+    raise TenancyError(f"The subnet {spec.subnet} of client '{spec.client_id}' has no address left for '{spec.service}'.")
+
+
+def _start(action: Any, spec: ContainerSpec, start: Start, before: Any) -> Change:
+    after = {"state": "restarted" if start.restart else "running"} if start.existing else spec.shown() | {"address": start.address}
+    return Change(
+        action=action,
+        kind="container",
+        name=spec.name,
+        before=before,
+        after=after,
+        client_id=spec.client_id,
+        payload=start,
+    )
+
+
+def _removal(state: ContainerState) -> Change:
+    return Change(
+        action="delete",
+        kind="container",
+        name=state.name,
+        before=state.shown(),
+        client_id=state.client_id,
+        payload=state,
+    )

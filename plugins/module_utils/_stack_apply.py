@@ -1,0 +1,208 @@
+# Copyright (c) 2026, The AgencyStack developers
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""The effects of a stack plan: containers made, started, waited for and removed."""
+
+from __future__ import annotations
+
+import contextlib
+import time
+from collections.abc import Mapping
+from typing import Any
+
+from ansible_collections.agency_stack.multi_tenancy.plugins.module_utils._engine import LABEL_SPEC, engine_errors
+from ansible_collections.agency_stack.multi_tenancy.plugins.module_utils._plan import Change, TenancyError
+from ansible_collections.agency_stack.multi_tenancy.plugins.module_utils._stack import (
+    LOG_CONFIG,
+    ContainerSpec,
+    ContainerState,
+    Start,
+    read_container,
+)
+
+# Engine 25 and later probe a starting container at this interval; earlier ones wait a whole interval first.
+START_INTERVAL_NS = 10**9
+START_INTERVAL_API = (1, 44)
+
+
+def list_containers(client: Any, labels: Mapping[str, str]) -> list[ContainerState]:
+    """All containers with these labels, in one call."""
+    filters = {"label": [f"{key}={value}" for key, value in labels.items()]}
+    with engine_errors("Listing the containers"):
+        return [read_container(container) for container in client.containers(all=True, filters=filters)]
+
+
+class StackApplier:
+    """Brings containers up and takes them away.
+
+    Args:
+        client: A docker.APIClient.
+        health_timeout: Seconds that a container has to become healthy.
+    """
+
+    def __init__(self, client: Any, health_timeout: float) -> None:
+        self.client = client
+        self.health_timeout = health_timeout
+
+    def apply(self, change: Change) -> None:
+        """Do one change of a StackPlan."""
+        payload = change.payload
+        if isinstance(payload, Start):
+            self._start(payload)
+        elif isinstance(payload, ContainerState):
+            self._remove(payload.id, payload.name)
+        else:
+            old, new = payload
+            with engine_errors(f"Renaming container {old} to {new}"):
+                self.client.rename(old, new)
+
+    def wait_healthy(self, spec: ContainerSpec, container_id: str) -> None:
+        """Wait until the container's own health check succeeds.
+
+        The check is run by exec at once and again until it succeeds, because engines before 25 run it for the first
+        time after a whole interval.
+
+        Raises:
+            TenancyError: The container ended, or the time is over; the text ends with its last log lines.
+        """
+        deadline = time.monotonic() + self.health_timeout
+        command = _probe_command(spec)
+        quiet_since = time.monotonic()
+        while True:
+            with engine_errors(f"Reading the state of container {spec.name}"):
+                state = self.client.inspect_container(container_id)["State"]
+            if state["Restarting"] or not state["Running"]:
+                why = f"ended with exit code {state['ExitCode']}"
+                if state.get("OOMKilled"):
+                    why += " (out of memory)"
+                break
+            if command is None:
+                # Nothing to ask: running for a second is all that can be known.
+                if time.monotonic() - quiet_since >= 1:
+                    return
+            elif (state.get("Health") or {}).get("Status") == "healthy" or self._probe(container_id, command):
+                return
+            if time.monotonic() >= deadline:
+                why = f"did not become healthy within {self.health_timeout:g} s"
+                break
+            time.sleep(0.1)
+        raise TenancyError(f"Container {spec.name} {why}. {self._last_lines(container_id)}")
+
+    def _start(self, start: Start) -> None:
+        spec = start.spec
+        stopped: list[ContainerState] = []
+        if start.existing is not None:
+            with engine_errors(f"Starting container {start.name}"):
+                if start.restart:
+                    self.client.restart(start.existing.id, timeout=spec.stop_timeout)
+                elif start.existing.state == "paused":
+                    self.client.unpause(start.existing.id)
+                else:
+                    self.client.start(start.existing.id)
+            self.wait_healthy(spec, start.existing.id)
+            return
+        container_id = self._create(start)
+        try:
+            if not spec.start_first:
+                for old in start.olds:
+                    if old.state == "running":
+                        with engine_errors(f"Stopping container {old.name}"):
+                            self.client.stop(old.id, timeout=spec.stop_timeout)
+                        stopped.append(old)
+            with engine_errors(f"Starting container {start.name}"):
+                self.client.start(container_id)
+            self.wait_healthy(spec, container_id)
+        except BaseException as exc:
+            # What served before goes on serving.
+            self._remove(container_id, start.name)
+            for old in stopped:
+                with engine_errors(f"Starting the earlier container {old.name} again"):
+                    self.client.start(old.id)
+            if isinstance(exc, TenancyError) and start.olds:
+                raise TenancyError(f"{exc} The earlier container was kept.") from exc
+            raise
+
+    def _create(self, start: Start) -> str:
+        spec = start.spec
+        with engine_errors(f"Creating container {start.name}"):
+            host_config = self.client.create_host_config(
+                network_mode=spec.network,
+                cap_drop=["ALL"],
+                cap_add=list(spec.cap_add) or None,
+                security_opt=["no-new-privileges:true"],
+                read_only=spec.read_only,
+                tmpfs=dict(spec.tmpfs) or None,
+                mem_limit=spec.mem_limit or None,
+                memswap_limit=spec.mem_limit or None,
+                nano_cpus=spec.nano_cpus or None,
+                pids_limit=spec.pids_limit or None,
+                restart_policy={"Name": "unless-stopped"},
+                log_config=LOG_CONFIG,
+                init=True,
+                mounts=[
+                    {"Type": "bind", "Source": b["source"], "Target": b["target"], "ReadOnly": b["read_only"]}
+                    for b in spec.binds
+                ],
+            )
+            networking = None
+            if start.address is not None:
+                networking = self.client.create_networking_config(
+                    {
+                        spec.network: self.client.create_endpoint_config(
+                            ipv4_address=start.address, aliases=[spec.service]
+                        )
+                    }
+                )
+            config = self.client.create_container_config(
+                image=spec.image,
+                command=list(spec.command) if spec.command else None,
+                entrypoint=list(spec.entrypoint) if spec.entrypoint else None,
+                user=spec.user,
+                environment=dict(spec.environment),
+                labels={**spec.labels, LABEL_SPEC: spec.hash},
+                stop_signal=spec.stop_signal,
+                healthcheck=None if spec.healthcheck is None else dict(spec.healthcheck),
+                host_config=host_config,
+                networking_config=networking,
+                hostname=spec.service if start.address is not None else None,
+            )
+            config["StopTimeout"] = spec.stop_timeout
+            if spec.healthcheck is not None and _api_version(self.client) >= START_INTERVAL_API:
+                config["Healthcheck"]["StartInterval"] = START_INTERVAL_NS
+            return str(self.client.create_container_from_config(config, start.name)["Id"])
+
+    def _remove(self, container_id: str, name: str) -> None:
+        with engine_errors(f"Removing container {name}"):
+            # The engine's own stop first: a container is given its grace before it is killed.
+            with contextlib.suppress(Exception):
+                self.client.stop(container_id)
+            self.client.remove_container(container_id, v=True, force=True)
+
+    def _probe(self, container_id: str, command: list[str]) -> bool:
+        with engine_errors("Running the health check"):
+            run = self.client.exec_create(container_id, command, stdout=False, stderr=False)
+            self.client.exec_start(run["Id"])
+            return bool(self.client.exec_inspect(run["Id"])["ExitCode"] == 0)
+
+    def _last_lines(self, container_id: str) -> str:
+        with engine_errors("Reading the container's log"):
+            log = self.client.logs(container_id, tail=10).decode(errors="replace").strip()
+        if not log:
+            return "It logged nothing."
+        return "Its last log lines: " + " | ".join(line.strip() for line in log.splitlines())
+
+
+def _probe_command(spec: ContainerSpec) -> list[str] | None:
+    if spec.healthcheck is None:
+        return None
+    kind, *rest = spec.healthcheck["test"]
+    if kind == "CMD":
+        return list(rest)
+    if kind == "CMD-SHELL":
+        return ["/bin/sh", "-c", *rest]
+    return None
+
+
+def _api_version(client: Any) -> tuple[int, int]:
+    major, minor = str(client.api_version).split(".")
+    return int(major), int(minor)

@@ -1,0 +1,201 @@
+# Copyright (c) 2026, The AgencyStack developers
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""Traefik's dynamic configuration of one client: typed in, one file out, compared and confirmed."""
+
+from __future__ import annotations
+
+import ipaddress
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from ansible_collections.agency_stack.multi_tenancy.plugins.module_utils._names import canonical_domain, check_client_id
+from ansible_collections.agency_stack.multi_tenancy.plugins.module_utils._plan import Change, TenancyError, spec_hash
+
+HEADER = "# Made by agency_stack.multi_tenancy from the client registry; edits are lost at the next run.\n"
+
+
+@dataclass(frozen=True)
+class Route:
+    """One service of a client, as the edge reaches it.
+
+    Args:
+        client_id: Whose it is.
+        service: Name of the service.
+        hostnames: Canonical host names, wildcards included.
+        address: IPv4 address of the container.
+        port: Its TCP port.
+    """
+
+    client_id: str
+    service: str
+    hostnames: Sequence[str]
+    address: str
+    port: int
+
+    @property
+    def name(self) -> str:
+        """The name of the router and of the service in Traefik; '.' is in no client id, so it is this client's alone."""
+        return f"{self.client_id}.{self.service}"
+
+    @property
+    def rule(self) -> str:
+        """Traefik's rule for exactly these host names."""
+        return " || ".join(_matcher(hostname) for hostname in self.hostnames)
+
+    @property
+    def url(self) -> str:
+        """The URL of the container."""
+        return f"http://{self.address}:{self.port}"
+
+
+@dataclass(frozen=True)
+class ClientRoutes:
+    """All that the edge holds for one client.
+
+    Args:
+        client_id: Whose it is.
+        subnet: The client's own network; a backend outside is refused.
+        routes: The services.
+        certificate: PEM chain, or '' without.
+        key: PEM, never shown.
+        fingerprint: SHA-256 of the leaf certificate, hexadecimal.
+    """
+
+    client_id: str
+    subnet: str
+    routes: Sequence[Route]
+    certificate: str = ""
+    key: str = ""
+    fingerprint: str = ""
+
+
+def check_routes(client: ClientRoutes) -> None:
+    """Refuse what must never reach Traefik, whoever made it.
+
+    Raises:
+        TenancyError: A name is not canonical, or a backend lies outside the client's own network.
+    """
+    check_client_id(client.client_id)
+    network = ipaddress.IPv4Network(client.subnet)
+    for route in client.routes:
+        for hostname in route.hostnames:
+            if canonical_domain(hostname) != hostname:
+                raise TenancyError(f"The host name {ascii(hostname)} is not in its canonical form.")
+        if ipaddress.IPv4Address(route.address) not in network:
+            raise TenancyError(f"The backend {route.url} of '{route.name}' lies outside the client's network {network}.")
+
+
+def render(client: ClientRoutes) -> str:
+    """The client's file: JSON, which is YAML, so that no value can ever be read as syntax.
+
+    The certificate stands in it, so that route, certificate and key change in one rename, and Traefik reads a renewed
+    certificate at once.
+    """
+    document: dict[str, Any] = {
+        "http": {
+            "routers": {
+                route.name: {
+                    "entryPoints": ["websecure"],
+                    "rule": route.rule,
+                    "service": route.name,
+                    "tls": {},
+                }
+                for route in client.routes
+            },
+            "services": {
+                route.name: {"loadBalancer": {"servers": [{"url": route.url}], "passHostHeader": True}}
+                for route in client.routes
+            },
+        }
+    }
+    if client.certificate:
+        document["tls"] = {"certificates": [{"certFile": client.certificate, "keyFile": client.key}]}
+    text = json.dumps(document, indent=2, sort_keys=True)
+    if "{{" in text:
+        # Traefik runs Go templates in these files.
+        raise TenancyError(f"The routes of client '{client.client_id}' hold '{{{{', which Traefik would run as a template.")
+    return HEADER + text + "\n"
+
+
+def shown(text: str | None) -> Any:
+    """A client's file as the diff shows it: the key left out, the certificate as a fingerprint."""
+    if text is None:
+        return None
+    try:
+        document = json.loads(text.removeprefix(HEADER))
+    except ValueError:
+        return "(not a file of ours)\n"
+    for certificate in document.get("tls", {}).get("certificates", []):
+        certificate["certFile"] = "sha256:" + spec_hash(certificate.get("certFile"))
+        certificate["keyFile"] = "(not shown)"
+    return document
+
+
+def plan_routes(
+    wanted: Sequence[ClientRoutes], actual: Mapping[str, str], gone: Sequence[str] = ()
+) -> list[Change]:
+    """Compare the wanted files with those that are there.
+
+    Args:
+        wanted: Clients with routes.
+        actual: Text of the present files by client id.
+        gone: Clients that must have no file.
+    """
+    changes = []
+    for client in wanted:
+        text = render(client)
+        before = actual.get(client.client_id)
+        if text != before:
+            changes.append(
+                Change(
+                    action="create" if before is None else "update",
+                    kind="route",
+                    name=client.client_id,
+                    before=shown(before),
+                    after=shown(text),
+                    client_id=client.client_id,
+                    payload=(client, text),
+                )
+            )
+    changes += [
+        Change(action="delete", kind="route", name=name, before=shown(actual[name]), client_id=name)
+        for name in gone
+        if name in actual
+    ]
+    return changes
+
+
+def faults_of_live(
+    client: ClientRoutes, routers: Mapping[str, Mapping[str, Any]], services: Mapping[str, Mapping[str, Any]]
+) -> list[str]:
+    """How what Traefik serves differs from what is wanted; empty when it is exactly that.
+
+    Args:
+        client: What is wanted.
+        routers: Traefik's HTTP routers by name (`x@file`), as its API gives them.
+        services: Likewise its HTTP services.
+    """
+    faults = []
+    for route in client.routes:
+        router = routers.get(f"{route.name}@file")
+        service = services.get(f"{route.name}@file")
+        if router is None or service is None:
+            faults.append(f"the route {route.name} is not there yet")
+            continue
+        if router.get("rule") != route.rule or router.get("service") != route.name:
+            faults.append(f"the route {route.name} still has the rule {router.get('rule')}")
+        if router.get("status") != "enabled":
+            faults.append(f"the route {route.name} is {router.get('status')}: {'; '.join(router.get('error', []))}")
+        urls = [server.get("url") for server in service.get("loadBalancer", {}).get("servers", [])]
+        if urls != [route.url]:
+            faults.append(f"the route {route.name} still leads to {', '.join(map(str, urls)) or 'nothing'}")
+    return faults
+
+
+def _matcher(hostname: str) -> str:
+    if hostname.startswith("*."):
+        return "HostRegexp(`^[a-z0-9-]+" + ("." + hostname[2:]).replace(".", r"\.") + "$`)"
+    return f"Host(`{hostname}`)"

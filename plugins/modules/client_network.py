@@ -1,0 +1,117 @@
+#!/usr/bin/python
+# Copyright (c) 2026, The AgencyStack developers
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+
+from __future__ import annotations
+
+DOCUMENTATION = r"""
+module: client_network
+short_description: Make the networks of clients
+author:
+  - The AgencyStack developers (@agency-stack)
+description:
+  - Gives each client a bridge network of its own, with the subnet of its registry entry and a bridge name that the
+    platform's firewall table knows.
+  - A network that differs from what is wanted is made anew; the platform's own containers on it are removed and made
+    again by M(agency_stack.multi_tenancy.client_stack), those of others are disconnected.
+extends_documentation_fragment:
+  - agency_stack.multi_tenancy.attributes
+  - agency_stack.multi_tenancy.platform
+  - agency_stack.multi_tenancy.clients
+  - agency_stack.multi_tenancy.engine
+attributes:
+  check_mode:
+    support: full
+  diff_mode:
+    support: full
+  idempotent:
+    support: full
+"""
+
+EXAMPLES = r"""
+- name: Make the networks of all clients
+  agency_stack.multi_tenancy.client_network:
+    config: "{{ platform.config }}"
+    clients: "{{ registry.clients }}"
+
+- name: Make those of the medium clients, and go on when one fails
+  agency_stack.multi_tenancy.client_network:
+    config: "{{ platform.config }}"
+    clients: "{{ registry.clients | selectattr('isolation_level', 'eq', 'medium') }}"
+    defer_failures: true
+"""
+
+RETURN = r"""
+changes:
+  description: What was done, or would be done in check mode; C(action), C(kind), C(name) and C(client_id) of each.
+  returned: success
+  type: list
+  elements: dict
+  sample: [{"action": "create", "kind": "network", "name": "mt-acme", "client_id": "acme"}]
+failures:
+  description: Clients for which something failed, with C(client_id) and C(msg); the others were done.
+  returned: success
+  type: list
+  elements: dict
+  sample: []
+"""
+
+from typing import Any
+
+from ansible.module_utils.basic import AnsibleModule
+from ansible_collections.agency_stack.multi_tenancy.plugins.module_utils._argspec import CLIENTS_SPEC, ENGINE_SPEC
+from ansible_collections.agency_stack.multi_tenancy.plugins.module_utils._engine import (
+    LABEL_PLATFORM,
+    connect_for,
+    engine_errors,
+)
+from ansible_collections.agency_stack.multi_tenancy.plugins.module_utils._network import NetworkSpec, plan_networks
+from ansible_collections.agency_stack.multi_tenancy.plugins.module_utils._plan import Change
+from ansible_collections.agency_stack.multi_tenancy.plugins.module_utils._runner import converge, finish, guarded
+from ansible_collections.agency_stack.multi_tenancy.plugins.module_utils._tenant import network
+
+# Docker makes networks one after the other under a lock of its own; more threads gain nothing.
+WORKERS = 2
+
+
+def apply_network(client: Any, change: Change, platform: str) -> None:
+    """Make a network, or make it anew."""
+    spec: NetworkSpec = change.payload
+    if change.action == "recreate":
+        with engine_errors(f"Removing network {spec.name}"):
+            for container_id in client.inspect_network(spec.name).get("Containers") or {}:
+                details = client.inspect_container(container_id)
+                if (details["Config"].get("Labels") or {}).get(LABEL_PLATFORM) == platform:
+                    client.remove_container(container_id, force=True)
+                else:
+                    client.disconnect_container_from_network(container_id, spec.name, force=True)
+            client.remove_network(spec.name)
+    with engine_errors(f"Creating network {spec.name}"):
+        pool = {"Subnet": spec.subnet, "Gateway": spec.gateway}
+        client.create_network(**spec.request(), ipam={"Driver": "default", "Config": [pool]})
+
+
+def run(module: AnsibleModule) -> None:
+    """Plan and apply."""
+    params = module.params
+    platform = params["config"]["name_prefix"]
+    wanted = [network(client, params["config"]) for client in params["clients"]]
+    engine = connect_for(module, params["docker_host"])
+    with engine_errors("Listing the networks"):
+        actual = engine.networks() if engine else []
+    changes = plan_networks(wanted, actual, platform)
+    result = converge(
+        module, changes, lambda change: apply_network(engine, change, platform), params["log_dir"], WORKERS
+    )
+    finish(module, result)
+
+
+def main() -> None:
+    """Run the module."""
+    module = AnsibleModule(argument_spec={**CLIENTS_SPEC, **ENGINE_SPEC}, supports_check_mode=True)
+    guarded(module, lambda: run(module))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,119 @@
+#!/usr/bin/python
+# Copyright (c) 2026, The AgencyStack developers
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+
+from __future__ import annotations
+
+DOCUMENTATION = r"""
+module: client_storage
+short_description: Make the directories of clients
+author:
+  - The AgencyStack developers (@agency-stack)
+description:
+  - Makes each client's directories below C(<root>/clients/<client_id>/), with owners and modes that keep them from the
+    other clients, and C(multi_tenancy/config.yaml) in it, which shows the client's effective configuration.
+  - A folder of data that is made for the C(site) service gets a welcome page. Data is never changed afterwards.
+  - No symbolic link that a client may have planted is followed.
+extends_documentation_fragment:
+  - agency_stack.multi_tenancy.attributes
+  - agency_stack.multi_tenancy.platform
+  - agency_stack.multi_tenancy.clients
+attributes:
+  check_mode:
+    support: full
+  diff_mode:
+    support: full
+  idempotent:
+    support: full
+"""
+
+EXAMPLES = r"""
+- name: Make the directories of all clients
+  agency_stack.multi_tenancy.client_storage:
+    config: "{{ platform.config }}"
+    clients: "{{ registry.clients }}"
+
+- name: Say what differs, and touch nothing
+  agency_stack.multi_tenancy.client_storage:
+    config: "{{ platform.config }}"
+    clients: "{{ registry.clients }}"
+  check_mode: true
+  diff: true
+"""
+
+RETURN = r"""
+changes:
+  description: What was done, or would be done in check mode; C(action), C(kind), C(name) and C(client_id) of each.
+  returned: success
+  type: list
+  elements: dict
+  sample: [{"action": "create", "kind": "directory", "name": "/opt/agency_stack/clients/acme/data/site", "client_id": "acme"}]
+failures:
+  description: Clients for which something failed, with C(client_id) and C(msg); the others were done.
+  returned: success
+  type: list
+  elements: dict
+  sample: []
+"""
+
+import os
+
+from ansible.module_utils.basic import AnsibleModule
+from ansible_collections.agency_stack.multi_tenancy.plugins.module_utils._argspec import CLIENTS_SPEC, layout_of
+from ansible_collections.agency_stack.multi_tenancy.plugins.module_utils._files import atomic_write, read_text
+from ansible_collections.agency_stack.multi_tenancy.plugins.module_utils._plan import Change
+from ansible_collections.agency_stack.multi_tenancy.plugins.module_utils._runner import converge, finish, guarded
+from ansible_collections.agency_stack.multi_tenancy.plugins.module_utils._storage import (
+    Directory,
+    apply_directory,
+    plan_directories,
+    read_directory,
+)
+from ansible_collections.agency_stack.multi_tenancy.plugins.module_utils._tenant import (
+    directories,
+    effective_text,
+    welcome_page,
+)
+
+
+def run(module: AnsibleModule) -> None:
+    """Plan and apply."""
+    params = module.params
+    layout = layout_of(params)
+    config = params["config"]
+    wanted = [(c["client_id"], directory) for c in params["clients"] for directory in directories(c, config, layout)]
+    changes = plan_directories(wanted, {directory.path: read_directory(directory) for _id, directory in wanted})
+    made = {change.name for change in changes if change.action == "create"}
+    for client in params["clients"]:
+        path = layout.client(client["client_id"], "multi_tenancy", "config.yaml")
+        before, after = read_text(path), effective_text(client, config, layout)
+        if before != after:
+            action = "create" if before is None else "update"
+            changes.append(Change(action, "client configuration", path, before, after, client["client_id"], after))
+        site = layout.client(client["client_id"], "data", "site")
+        if site in made:
+            page = welcome_page(client)
+            name = os.path.join(site, "index.html")
+            changes.append(Change("create", "welcome page", name, None, page, client["client_id"], (client, page)))
+
+    def apply(change: Change) -> None:
+        if isinstance(change.payload, Directory):
+            apply_directory(change.payload)
+        elif isinstance(change.payload, str):
+            atomic_write(change.name, change.payload.encode(), mode=0o640)
+        else:
+            owner, page = change.payload
+            atomic_write(change.name, page.encode(), mode=0o640, uid=owner["uid"], gid=owner["gid"])
+
+    finish(module, converge(module, changes, apply, params["log_dir"]))
+
+
+def main() -> None:
+    """Run the module."""
+    module = AnsibleModule(argument_spec=dict(CLIENTS_SPEC), supports_check_mode=True)
+    guarded(module, lambda: run(module))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,241 @@
+#!/usr/bin/python
+# Copyright (c) 2026, The AgencyStack developers
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+
+from __future__ import annotations
+
+DOCUMENTATION = r"""
+module: host_firewall
+short_description: Isolates the bridges of clients with one nftables table
+author:
+  - The AgencyStack developers (@agency-stack)
+description:
+  - Keeps one nftables table (family C(inet)) equal to what the platform needs, in the kernel, in a file, and at boot.
+  - Containers on a client's bridge reach neither other clients nor other networks of the engine, no address of the
+    host, no port that others published, and no cloud metadata. Traffic within one bridge, answers to connections that
+    the host began (the edge), and the way out to other machines stay open. IPv4 and IPv6 are treated alike.
+  - Nothing but the host itself begins connections to these containers; published ports of such containers are closed.
+  - The rules of the engine stay as they are; this table is run before them. The number of rules does not depend on the
+    number of clients.
+  - The table is replaced in one transaction, so that there is no moment without rules.
+  - A table that somebody altered or flushed is noticed, because the kernel's listing is compared with the listing of
+    the wanted table, which is made in an empty network namespace.
+requirements:
+  - nft 1.0 or newer (Debian package C(nftables)) and a kernel with nf_tables
+extends_documentation_fragment:
+  - agency_stack.multi_tenancy.attributes
+attributes:
+  check_mode:
+    support: full
+  diff_mode:
+    support: full
+  idempotent:
+    support: full
+options:
+  table:
+    description:
+      - Name of the nftables table, which belongs to this module alone. The unit that loads it at boot is named after
+        it; for the default it is C(agency-stack-firewall).
+    type: str
+    default: agency_stack
+  bridge_prefix:
+    description:
+      - What the names of all client bridges begin with, and no other interface's. It ends with C(-).
+    type: str
+    default: mt-
+  bridges:
+    description:
+      - The client bridges that exist or are about to exist.
+      - Traffic within each of them is allowed; this matters on hosts where the kernel shows bridged packets to the
+        firewall (C(br_netfilter), which the engine loads). All other rules go by O(bridge_prefix), so that a bridge
+        that is not listed here is closed, not open.
+    type: list
+    elements: str
+    default: []
+  uplinks:
+    description:
+      - Bridges that lead out of the host, such as C(br0) on a host of virtual machines. Containers may send through
+        them; every other bridge is taken for somebody else's network and closed.
+      - When left out, these are the bridges that carry a default route of the main routing table. Of a default route
+        with several next hops over IPv4 only the first one is seen; name all bridges here then.
+    type: list
+    elements: str
+  clients_reach_edge:
+    description:
+      - Whether containers may reach O(edge_ports) of the host.
+    type: bool
+    default: false
+  edge_ports:
+    description:
+      - TCP ports of the edge; used with O(clients_reach_edge=true).
+    type: list
+    elements: int
+    default: [80, 443]
+  path:
+    description:
+      - The file with the rules, from which the table is loaded, also at boot. Its directory must exist.
+    type: path
+    required: true
+  boot:
+    description:
+      - Whether the table is loaded at boot before the engine starts, and again when C(nftables.service) is started,
+        restarted or reloaded, since that flushes all rules. It is a systemd unit, or an init script on hosts without
+        systemd.
+      - With V(false) such a unit is removed.
+    type: bool
+    default: true
+  state:
+    description:
+      - V(present) makes the table, the file and the unit; V(absent) removes all three and leaves the host open.
+    type: str
+    choices: [present, absent]
+    default: present
+  log_dir:
+    description:
+      - Where the component log lies; every change is written to C(components/multi_tenancy.log) in it. Without it
+        nothing is logged.
+    type: path
+"""
+
+EXAMPLES = r"""
+- name: Load the base table before the engine starts for the first time
+  agency_stack.multi_tenancy.host_firewall:
+    path: /opt/agency_stack/multi_tenancy/firewall.nft
+    log_dir: /var/log/agency_stack
+
+- name: Allow the traffic within the bridges of two clients, and let clients reach sites through the edge
+  agency_stack.multi_tenancy.host_firewall:
+    path: /opt/agency_stack/multi_tenancy/firewall.nft
+    bridges:
+      - mt-alpha
+      - mt-beta
+    clients_reach_edge: true
+
+- name: Remove the table, its file and its unit
+  agency_stack.multi_tenancy.host_firewall:
+    path: /opt/agency_stack/multi_tenancy/firewall.nft
+    state: absent
+"""
+
+RETURN = r"""
+changes:
+  description: What was changed, or would be changed in check mode, in order.
+  returned: always
+  type: list
+  elements: dict
+  contains:
+    action:
+      description: What was done.
+      type: str
+      choices: [create, update, delete]
+    kind:
+      description: Which part, one of C(firewall file), C(firewall table), C(firewall boot unit) and
+        C(firewall start at boot).
+      type: str
+    name:
+      description: The path or name of that part.
+      type: str
+    client_id:
+      description: Always V(null), because the firewall belongs to no client.
+      type: str
+  sample:
+    - action: update
+      kind: firewall table
+      name: inet agency_stack
+      client_id:
+failures:
+  description: What could not be done, with the reason; the task fails when there is any.
+  returned: always
+  type: list
+  elements: dict
+  sample: []
+table_state:
+  description: How the table in the kernel stood to the wanted one before the run.
+  returned: when O(state=present)
+  type: str
+  choices: [ok, missing, altered]
+uplinks:
+  description: The bridges that containers may send through.
+  returned: when O(state=present)
+  type: list
+  elements: str
+  sample: []
+"""
+
+from ansible.module_utils.basic import AnsibleModule
+from ansible_collections.agency_stack.multi_tenancy.plugins.module_utils._firewall import (
+    State,
+    boot_unit,
+    checked,
+    compare,
+    plan,
+    refuse_foreign_table,
+    render,
+)
+from ansible_collections.agency_stack.multi_tenancy.plugins.module_utils._nft import DEFAULT_NFT, STARTED, Host
+from ansible_collections.agency_stack.multi_tenancy.plugins.module_utils._plan import TenancyError
+from ansible_collections.agency_stack.multi_tenancy.plugins.module_utils._runner import converge, finish, guarded
+
+
+def run(module: AnsibleModule) -> None:
+    """Compare, plan and apply."""
+    params = module.params
+    present = params["state"] == "present"
+    host = Host(params["table"], params["path"])
+    leading_out = host.default_routes()
+    uplinks = params["uplinks"]
+    if uplinks is None:
+        uplinks = [interface for interface in leading_out if host.is_bridge(interface)]
+    firewall = checked(
+        table=params["table"],
+        bridge_prefix=params["bridge_prefix"],
+        bridges=params["bridges"],
+        uplinks=uplinks,
+        edge_ports=params["edge_ports"] if params["clients_reach_edge"] else [],
+        path=params["path"],
+        default_route_interfaces=leading_out,
+    )
+    if present and host.nft is None and not module.check_mode:
+        raise TenancyError("nft is not installed, so no client can be isolated; install the package nftables.")
+    wanted = State()
+    if present:
+        text = render(firewall)
+        # Without nft (a plan for a bare host) the table is missing anyway, and its text stands for its listing.
+        table = text if host.nft is None else host.canonical(text)
+        wanted = State(file=text, table=table)
+        if params["boot"]:
+            unit = boot_unit(host.init, firewall.table, params["path"], host.nft or DEFAULT_NFT)
+            wanted = State(file=text, table=table, unit=unit, start=STARTED)
+    actual = host.state()
+    refuse_foreign_table(firewall.table, actual.table)
+    result = {}
+    if wanted.table is not None:
+        result = {"table_state": compare(wanted.table, actual.table), "uplinks": list(firewall.uplinks)}
+    names = State(file=params["path"], table=f"inet {firewall.table}", unit=host.unit_path, start=host.unit)
+    changes = plan(wanted, actual, names)
+    finish(module, converge(module, changes, host.apply, log_dir=params["log_dir"], **result))
+
+
+def main() -> None:
+    """Run the module."""
+    module = AnsibleModule(
+        argument_spec={
+            "table": {"type": "str", "default": "agency_stack"},
+            "bridge_prefix": {"type": "str", "default": "mt-"},
+            "bridges": {"type": "list", "elements": "str", "default": []},
+            "uplinks": {"type": "list", "elements": "str"},
+            "clients_reach_edge": {"type": "bool", "default": False},
+            "edge_ports": {"type": "list", "elements": "int", "default": [80, 443]},
+            "path": {"type": "path", "required": True},
+            "boot": {"type": "bool", "default": True},
+            "state": {"type": "str", "choices": ["present", "absent"], "default": "present"},
+            "log_dir": {"type": "path"},
+        },
+        supports_check_mode=True,
+    )
+    guarded(module, lambda: run(module))
+
+
+if __name__ == "__main__":
+    main()
