@@ -45,7 +45,7 @@ def static_config(config: Mapping[str, Any]) -> str:
     aliases = {"aliasHeadersStrategy": "delete"}
     document = {
         "global": {"checkNewVersion": False, "sendAnonymousUsage": False},
-        "log": {"level": "WARN"},
+        "log": {"level": "WARN", "noColor": True, "format": "common"},
         "accessLog": {"format": "json"},
         # "insecure" means: on the entry point named traefik, which listens on the loopback interface alone.
         "api": {"insecure": True, "dashboard": False},

@@ -84,6 +84,7 @@ KINDS = {
 
 
 def checked(
+    *,
     table: str,
     bridge_prefix: str,
     bridges: Sequence[str],
@@ -226,7 +227,7 @@ delete {head}
 
 	chain to_client {{
 		{reply}
-		# Hosts of the local network, other containers, published ports: visitors come through the edge alone.
+		# Hosts of the local network, other containers, ports published by DNAT: visitors come through the edge alone.
 		drop
 	}}
 }}

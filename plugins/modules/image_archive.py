@@ -182,7 +182,9 @@ def run(module: AnsibleModule) -> None:
         changes = plan_archives(names, architecture, complete_archives(dest), module.params["force"])
         missing = missing_tools(change.payload for change in changes) if not module.check_mode else []
         if missing:
-            raise TenancyError(f"The built-in images cannot be built without {' and '.join(missing)}; install and run again.")
+            raise TenancyError(
+                f"The built-in images cannot be built without {' and '.join(missing)}; install that first."
+            )
         result = converge(module, changes, lambda change: build_archive(change.payload, architecture, dest))
 
     def described(name: str) -> dict[str, Any]:

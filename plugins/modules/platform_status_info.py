@@ -1,0 +1,190 @@
+#!/usr/bin/python
+# Copyright (c) 2026, The AgencyStack developers
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+
+from __future__ import annotations
+
+DOCUMENTATION = r"""
+module: platform_status_info
+short_description: See how the platform and its clients are
+author:
+  - The AgencyStack developers (@agency-stack)
+description:
+  - Compares the registry with what the engine, the firewall and the edge really have, in a constant number of calls.
+extends_documentation_fragment:
+  - agency_stack.multi_tenancy.attributes
+  - agency_stack.multi_tenancy.platform
+  - agency_stack.multi_tenancy.engine
+attributes:
+  check_mode:
+    support: full
+  diff_mode:
+    support: N/A
+    description: Changes nothing.
+  idempotent:
+    support: full
+options:
+  config:
+    description:
+      - The platform's effective settings, as M(agency_stack.multi_tenancy.platform_config) returns them.
+    type: dict
+    required: true
+  client_ids:
+    description:
+      - Look at these clients alone; one that is not in the registry is an error.
+    type: list
+    elements: str
+"""
+
+EXAMPLES = r"""
+- name: Look at everything
+  agency_stack.multi_tenancy.platform_status_info:
+    config: "{{ platform.config }}"
+  register: status
+
+- name: Look at one client
+  agency_stack.multi_tenancy.platform_status_info:
+    config: "{{ platform.config }}"
+    client_ids:
+      - acme
+"""
+
+RETURN = r"""
+platform:
+  description: Engine, edge and firewall, each in a few words.
+  returned: success
+  type: dict
+  sample: {"engine": "28.5.2", "edge": "running, healthy", "firewall": "ok"}
+clients:
+  description: Each client with its services and what is wrong with it.
+  returned: success
+  type: list
+  elements: dict
+  sample:
+    - client_id: acme
+      isolation_level: medium
+      domain: acme.example.com
+      state: present
+      services: [{"service": "site", "container": "mt-acme.site", "state": "running", "health": "healthy"}]
+      findings: []
+findings:
+  description: Everything that is wrong, each one sentence.
+  returned: success
+  type: list
+  elements: str
+  sample: []
+report:
+  description: All this as text for people.
+  returned: success
+  type: str
+"""
+
+import os
+from dataclasses import asdict
+from typing import Any
+
+from ansible.module_utils.basic import AnsibleModule
+from ansible_collections.agency_stack.multi_tenancy.plugins.module_utils._argspec import (
+    ENGINE_SPEC,
+    PLATFORM_SPEC,
+    layout_of,
+)
+from ansible_collections.agency_stack.multi_tenancy.plugins.module_utils._engine import (
+    LABEL_PLATFORM,
+    connect_for,
+    engine_errors,
+)
+from ansible_collections.agency_stack.multi_tenancy.plugins.module_utils._files import read_text
+from ansible_collections.agency_stack.multi_tenancy.plugins.module_utils._host import engine_is_managed
+from ansible_collections.agency_stack.multi_tenancy.plugins.module_utils._layout import Layout
+from ansible_collections.agency_stack.multi_tenancy.plugins.module_utils._nft import table_state
+from ansible_collections.agency_stack.multi_tenancy.plugins.module_utils._plan import TenancyError
+from ansible_collections.agency_stack.multi_tenancy.plugins.module_utils._registry import select_clients
+from ansible_collections.agency_stack.multi_tenancy.plugins.module_utils._registry_store import load
+from ansible_collections.agency_stack.multi_tenancy.plugins.module_utils._runner import guarded
+from ansible_collections.agency_stack.multi_tenancy.plugins.module_utils._stack_apply import list_containers
+from ansible_collections.agency_stack.multi_tenancy.plugins.module_utils._status import client_status, report
+from ansible_collections.agency_stack.multi_tenancy.plugins.module_utils._tenant import containers
+
+
+def firewall_words(layout: Layout, table: str) -> str:
+    """The state of the firewall table in a few words."""
+    text = read_text(layout.base("firewall.nft"))
+    try:
+        return "missing" if text is None else table_state(table, text)
+    except TenancyError as exc:
+        return f"unknown ({exc})"
+
+
+def run(module: AnsibleModule) -> None:
+    """Read, compare, return."""
+    params = module.params
+    config, layout = params["config"], layout_of(params)
+    document = load(layout.registry)
+    clients = select_clients(document, params["client_ids"])
+    engine = connect_for(module, params["docker_host"])
+    prefix = config["name_prefix"]
+    by_client: dict[str | None, list[Any]] = {}
+    info: dict[str, Any] = {}
+    if engine is not None:
+        with engine_errors("Asking the engine"):
+            info = engine.info()
+        for state in list_containers(engine, {LABEL_PLATFORM: prefix}):
+            by_client.setdefault(state.client_id, []).append(state)
+    routed = set(os.listdir(layout.base("traefik", "dynamic"))) if os.path.isdir(layout.base("traefik", "dynamic")) else set()
+    statuses = [
+        client_status(
+            client,
+            containers(client, config, layout),
+            by_client.get(client["client_id"], []),
+            f"{client['client_id']}.yml" in routed,
+        )
+        for client in clients
+    ]
+    edges = by_client.get(None, [])
+    firewall = firewall_words(layout, config["firewall"]["table"])
+    whose = "installed by us" if engine_is_managed(info) else "not installed by us"
+    platform = {
+        "engine": f"{info.get('ServerVersion')}, {whose}" if info else "none answers",
+        "edge": f"{edges[0].state}, {edges[0].health or 'health unknown'}" if edges else "missing",
+        "firewall": firewall,
+        "clients": str(len(document["clients"])),
+    }
+    findings = [f"{status.client_id}: {finding}." for status in statuses for finding in status.findings]
+    if firewall != "ok":
+        findings.insert(0, f"The firewall table is {firewall}: clients may reach each other; run make multi_tenancy.")
+    if not edges or not edges[0].serves:
+        findings.insert(0, "The edge does not run, so no site can be reached; run make multi_tenancy.")
+    known = {client["client_id"] for client in document["clients"]}
+    findings += [
+        f"Container {state.name} belongs to client {client_id}, who is not in the registry."
+        for client_id, states in by_client.items()
+        if client_id is not None and client_id not in known
+        for state in states
+    ]
+    module.exit_json(
+        changed=False,
+        platform=platform,
+        clients=[asdict(status) for status in statuses],
+        findings=findings,
+        report=report(platform, statuses, findings),
+    )
+
+
+def main() -> None:
+    """Run the module."""
+    module = AnsibleModule(
+        argument_spec={
+            **PLATFORM_SPEC,
+            **ENGINE_SPEC,
+            "config": {"type": "dict", "required": True},
+            "client_ids": {"type": "list", "elements": "str"},
+        },
+        supports_check_mode=True,
+    )
+    guarded(module, lambda: run(module))
+
+
+if __name__ == "__main__":
+    main()
