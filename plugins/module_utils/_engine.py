@@ -8,7 +8,7 @@ from __future__ import annotations
 import contextlib
 import os
 import traceback
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from typing import TYPE_CHECKING, Any
 
 from ansible.module_utils.basic import missing_required_lib
@@ -16,13 +16,14 @@ from ansible_collections.agency_stack.multi_tenancy.plugins.module_utils._plan i
 
 try:
     import docker
-    from docker.errors import APIError, DockerException
+    from docker.errors import APIError, DockerException, ImageNotFound
 
     HAS_DOCKER = True
     DOCKER_IMPORT_ERROR = None
 except ImportError:
     HAS_DOCKER = False
     DOCKER_IMPORT_ERROR = traceback.format_exc()
+    APIError = DockerException = ImageNotFound = Exception
 
 if TYPE_CHECKING:
     from ansible.module_utils.basic import AnsibleModule
@@ -83,3 +84,30 @@ def engine_errors(what: str) -> Iterator[None]:
         raise TenancyError(f"{what} failed: {reason}.") from exc
     except DockerException as exc:
         raise TenancyError(f"{what} failed: {exc}.") from exc
+
+
+def pull_image(client: Any, reference: str) -> None:
+    """Fetch an image from its registry.
+
+    Args:
+        client: A docker.APIClient.
+        reference: Name with a tag or a digest, as the engine lists it.
+
+    Raises:
+        TenancyError: The registry or the engine refuses; also when the refusal comes after an answer of 200.
+    """
+    with engine_errors("the engine"):
+        check_stream(client.pull(reference, stream=True, decode=True))
+
+
+def check_stream(events: Iterable[Mapping[str, Any]]) -> None:
+    """Read the engine's progress to its end; it reports a failure there, after an answer of 200."""
+    for event in events:
+        if "error" in event:
+            raise TenancyError(f"the engine failed: {event['error']}")
+
+
+def image_fault(reference: str, why: Exception, cure: str | None = None) -> TenancyError:
+    """The sentence for an image that cannot be had."""
+    cure = cure or "check its name, the way to its registry and, for a private one, 'docker login' on this host"
+    return TenancyError(f"Image {reference} cannot be had: {str(why).rstrip('.')}; {cure}.")

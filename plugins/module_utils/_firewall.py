@@ -65,13 +65,15 @@ class State:
     Args:
         file: The text of the rules file.
         table: The table as nft lists it.
-        unit: The text of the systemd unit or init script.
+        unit: The text of the systemd unit or init script that loads the file at boot.
+        hook: The text of the addition to nftables.service, on hosts with systemd.
         start: Whether the unit is started at boot.
     """
 
     file: str | None = None
     table: str | None = None
     unit: str | None = None
+    hook: str | None = None
     start: str | None = None
 
 
@@ -79,6 +81,7 @@ KINDS = {
     "file": "firewall file",
     "table": "firewall table",
     "unit": "firewall boot unit",
+    "hook": "firewall reload hook",
     "start": "firewall start at boot",
 }
 
@@ -271,8 +274,12 @@ def boot_unit(init: InitSystem, table: str, path: str, nft: str) -> str:
     return (_SYSTEMD if init == "systemd" else _SYSV).format(name=unit_name(table), table=table, path=path, nft=nft)
 
 
-# There is no ExecStop: a stopped unit leaves the table in place. /etc/nftables.conf begins with 'flush ruleset', so
-# whatever starts, restarts or reloads nftables.service must bring this table back.
+def reload_hook(path: str, nft: str) -> str:
+    """The text of the addition to nftables.service that brings the table back whenever that unit flushed all rules."""
+    return _HOOK.format(path=path, nft=nft)
+
+
+# There is no ExecStop: a stopped unit leaves the table in place.
 _SYSTEMD = """\
 # Written by agency_stack.multi_tenancy.host_firewall; edits are overwritten.
 [Unit]
@@ -280,8 +287,6 @@ Description=Isolation of the clients of AgencyStack (nftables table {table})
 RequiresMountsFor={path}
 After=nftables.service
 Before=docker.service
-PartOf=nftables.service
-ReloadPropagatedFrom=nftables.service
 
 [Service]
 Type=oneshot
@@ -290,7 +295,18 @@ ExecStart={nft} -f {path}
 ExecReload={nft} -f {path}
 
 [Install]
-WantedBy=multi-user.target nftables.service
+WantedBy=multi-user.target
+"""
+
+# /etc/nftables.conf begins with 'flush ruleset', and so does a stop. PartOf and ReloadPropagatedFrom in the unit above
+# are not enough: a mere start of nftables.service does not start anew what is active already.
+# '-': a fault here must not break the operator's own rules; '+': not behind that unit's ProtectHome.
+_HOOK = """\
+# Written by agency_stack.multi_tenancy.host_firewall; edits are overwritten.
+[Service]
+ExecStartPost=-+{nft} -f {path}
+ExecReload=-+{nft} -f {path}
+ExecStopPost=-+{nft} -f {path}
 """
 
 _SYSV = """\

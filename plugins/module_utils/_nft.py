@@ -86,6 +86,7 @@ class Host:
         self.unit_path = (
             f"/etc/systemd/system/{self.unit}.service" if self.init == "systemd" else f"/etc/init.d/{self.unit}"
         )
+        self.hook_path = f"/etc/systemd/system/nftables.service.d/{self.unit}.conf"
 
     @property
     def nft(self) -> str | None:
@@ -111,6 +112,7 @@ class Host:
             file=read_text(self.path),
             table=listing(self.table) if self.nft else None,
             unit=read_text(self.unit_path),
+            hook=read_text(self.hook_path) if self.init == "systemd" else None,
             start=self._start(),
         )
 
@@ -126,8 +128,11 @@ class Host:
                 load(self.path)
         elif part == "unit":
             self._put(self.unit_path, text, 0o644 if self.init == "systemd" else 0o755)
-            if self.init == "systemd":
-                _must(["systemctl", "daemon-reload"], "systemd could not read its units again")
+            self._read_units()
+        elif part == "hook":
+            os.makedirs(os.path.dirname(self.hook_path), mode=0o755, exist_ok=True)
+            self._put(self.hook_path, text, 0o644)
+            self._read_units()
         else:
             self._switch(on=text is not None)
 
@@ -140,6 +145,10 @@ class Host:
             raise TenancyError(f"{path} cannot be written: its directory does not exist; create it first.")
         atomic_write(path, text.encode(), mode)
 
+    def _read_units(self) -> None:
+        if self.init == "systemd":
+            _must(["systemctl", "daemon-reload"], "systemd could not read its units again")
+
     def _start(self) -> str | None:
         if self.init == "sysv":
             return STARTED if glob.glob(f"/etc/rc[2-5].d/S[0-9][0-9]{self.unit}") else None
@@ -147,7 +156,7 @@ class Host:
         values = dict(line.split("=", 1) for line in done.stdout.splitlines() if "=" in line)
         if values.get("UnitFileState") != "enabled":
             return None
-        # A unit that is not active gets no reload when nftables.service is reloaded.
+        # A unit that failed is told and started again.
         active = values.get("ActiveState")
         return STARTED if active == "active" else f"started at boot, but {active} now\n"
 

@@ -6,11 +6,19 @@
 from __future__ import annotations
 
 import contextlib
+import threading
 import time
 from collections.abc import Mapping
 from typing import Any
 
-from ansible_collections.agency_stack.multi_tenancy.plugins.module_utils._engine import LABEL_SPEC, engine_errors
+from ansible_collections.agency_stack.multi_tenancy.plugins.module_utils._engine import (
+    LABEL_SPEC,
+    ImageNotFound,
+    engine_errors,
+    image_fault,
+    pull_image,
+)
+from ansible_collections.agency_stack.multi_tenancy.plugins.module_utils._images import familiar
 from ansible_collections.agency_stack.multi_tenancy.plugins.module_utils._plan import Change, TenancyError
 from ansible_collections.agency_stack.multi_tenancy.plugins.module_utils._stack import (
     LOG_CONFIG,
@@ -43,6 +51,8 @@ class StackApplier:
     def __init__(self, client: Any, health_timeout: float) -> None:
         self.client = client
         self.health_timeout = health_timeout
+        self._pulling = threading.Lock()
+        self._pulled: set[str] = set()
 
     def apply(self, change: Change) -> None:
         """Do one change of a StackPlan."""
@@ -169,7 +179,23 @@ class StackApplier:
             config["StopTimeout"] = spec.stop_timeout
             if spec.healthcheck is not None and _api_version(self.client) >= START_INTERVAL_API:
                 config["Healthcheck"]["StartInterval"] = START_INTERVAL_NS
-            return str(self.client.create_container_from_config(config, start.name)["Id"])
+            try:
+                created = self.client.create_container_from_config(config, start.name)
+            except ImageNotFound:
+                self._pull(spec.image)
+                created = self.client.create_container_from_config(config, start.name)
+            return str(created["Id"])
+
+    def _pull(self, reference: str) -> None:
+        # One pull at a time: many clients may wait for the same image, and only the first has to fetch it.
+        with self._pulling:
+            if reference in self._pulled:
+                return
+            try:
+                pull_image(self.client, familiar(reference))
+            except TenancyError as exc:
+                raise image_fault(reference, exc) from exc
+            self._pulled.add(reference)
 
     def _remove(self, container_id: str, name: str) -> None:
         with engine_errors(f"Removing container {name}"):

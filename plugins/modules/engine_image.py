@@ -117,14 +117,16 @@ failures:
 import hashlib
 import json
 import os
-from collections.abc import Iterable
 from typing import Any
 
 from ansible.module_utils.basic import AnsibleModule
 from ansible_collections.agency_stack.multi_tenancy.plugins.module_utils._engine import (
     DEFAULT_DOCKER_HOST,
+    check_stream,
     connect_for,
     engine_errors,
+    image_fault,
+    pull_image,
 )
 from ansible_collections.agency_stack.multi_tenancy.plugins.module_utils._images import Image, familiar, plan_images
 from ansible_collections.agency_stack.multi_tenancy.plugins.module_utils._plan import Change, TenancyError
@@ -153,14 +155,9 @@ class EngineImages:
                 if image.archive is not None:
                     self._import(image, image.archive)
                 else:
-                    check_stream(self.client.pull(familiar(image.reference), stream=True, decode=True))
+                    pull_image(self.client, familiar(image.reference))
         except (TenancyError, OSError) as exc:
-            cure = (
-                "build it again"
-                if image.archive is not None
-                else "check its name, the way to its registry and, for a private one, 'docker login' on this host"
-            )
-            raise TenancyError(f"Image {image.reference} cannot be had: {str(exc).rstrip('.')}; {cure}.") from exc
+            raise image_fault(image.reference, exc, None if image.archive is None else "build it again") from exc
 
     def _import(self, image: Image, archive: str) -> None:
         if not os.path.isfile(archive):
@@ -177,13 +174,6 @@ class EngineImages:
 
 def _names(image: dict[str, Any]) -> list[str]:
     return [*(image.get("RepoTags") or []), *(image.get("RepoDigests") or [])]
-
-
-def check_stream(events: Iterable[dict[str, Any]]) -> None:
-    """Read the engine's progress to its end; it reports a failure there, after an answer of 200."""
-    for event in events:
-        if "error" in event:
-            raise TenancyError(f"the engine failed: {event['error']}")
 
 
 def run(module: AnsibleModule) -> None:

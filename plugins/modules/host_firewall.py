@@ -80,15 +80,16 @@ options:
     required: true
   boot:
     description:
-      - Whether the table is loaded at boot before the engine starts, and again when C(nftables.service) is started,
-        restarted or reloaded, since that flushes all rules. It is a systemd unit, or an init script on hosts without
-        systemd.
-      - With V(false) such a unit is removed.
+      - Whether the table is loaded at boot before the engine starts, by a systemd unit, or by an init script on hosts
+        without systemd.
+      - On hosts with systemd it is also loaded whenever C(nftables.service) is started, stopped, restarted or reloaded,
+        since that flushes all rules.
+      - With V(false) all of this is removed.
     type: bool
     default: true
   state:
     description:
-      - V(present) makes the table, the file and the unit; V(absent) removes all three and leaves the host open.
+      - V(present) makes the table, the file and what loads it at boot; V(absent) removes them and leaves the host open.
     type: str
     choices: [present, absent]
     default: present
@@ -131,8 +132,8 @@ changes:
       type: str
       choices: [create, update, delete]
     kind:
-      description: Which part, one of C(firewall file), C(firewall table), C(firewall boot unit) and
-        C(firewall start at boot).
+      description: Which part, one of C(firewall file), C(firewall table), C(firewall boot unit),
+        C(firewall reload hook) and C(firewall start at boot).
       type: str
     name:
       description: The path or name of that part.
@@ -172,6 +173,7 @@ from ansible_collections.agency_stack.multi_tenancy.plugins.module_utils._firewa
     compare,
     plan,
     refuse_foreign_table,
+    reload_hook,
     render,
 )
 from ansible_collections.agency_stack.multi_tenancy.plugins.module_utils._nft import DEFAULT_NFT, STARTED, Host
@@ -206,14 +208,22 @@ def run(module: AnsibleModule) -> None:
         table = text if host.nft is None else host.canonical(text)
         wanted = State(file=text, table=table)
         if params["boot"]:
-            unit = boot_unit(host.init, firewall.table, params["path"], host.nft or DEFAULT_NFT)
-            wanted = State(file=text, table=table, unit=unit, start=STARTED)
+            nft = host.nft or DEFAULT_NFT
+            unit = boot_unit(host.init, firewall.table, params["path"], nft)
+            hook = reload_hook(params["path"], nft) if host.init == "systemd" else None
+            wanted = State(file=text, table=table, unit=unit, hook=hook, start=STARTED)
     actual = host.state()
     refuse_foreign_table(firewall.table, actual.table)
     result = {}
     if wanted.table is not None:
         result = {"table_state": compare(wanted.table, actual.table), "uplinks": list(firewall.uplinks)}
-    names = State(file=params["path"], table=f"inet {firewall.table}", unit=host.unit_path, start=host.unit)
+    names = State(
+        file=params["path"],
+        table=f"inet {firewall.table}",
+        unit=host.unit_path,
+        hook=host.hook_path,
+        start=host.unit,
+    )
     changes = plan(wanted, actual, names)
     finish(module, converge(module, changes, host.apply, log_dir=params["log_dir"], **result))
 

@@ -92,7 +92,7 @@ images:
       sample: agency_stack/site:3a356a6833eb
     archive:
       description: Path of the archive.
-      type: path
+      type: str
       sample: /var/cache/agency_stack/images/site-3a356a6833eb-amd64.tar
     changes:
       description: Dockerfile instructions for the import.
