@@ -1,0 +1,89 @@
+# Thin targets over tools/. Values given to make are data: they are never expanded by make and never reach a shell
+# (see tools/play.py, which hands them to Ansible).
+
+SHELL := /bin/sh
+MAKEFLAGS += --no-print-directory
+.SILENT:
+.DEFAULT_GOAL := help
+
+VARIABLES := CLIENT_ID DOMAIN ISOLATION_LEVEL DEFAULT_CLIENT_ID ROOT_DOMAIN FORCE CLIENTS CUSTOM_CONFIG AGENCY_ROOT \
+  SERVICE LINES INVENTORY LIMIT CHECK DIFF VERBOSE ANSIBLE_ARGS
+
+# A mistyped name must not pass for a setting that was made.
+unknown := $(filter-out $(VARIABLES),$(foreach name,$(.VARIABLES),$(if $(filter command,$(origin $(name))),$(name))))
+$(if $(unknown),$(if $(filter 0,$(MAKELEVEL)),$(error There is no variable $(unknown); make help lists them)))
+
+# In the environment LINES is the height of the terminal.
+ifneq ($(origin LINES),command line)
+override LINES :=
+endif
+
+# What was typed stays as it was typed: $(value) takes the text without expanding it, := keeps it so, and what make
+# would hand to makes of its own (with the text to be expanded again) is left out.
+$(foreach name,$(VARIABLES),$(eval override $(name) := $$(value $(name))))
+export $(VARIABLES)
+MAKEOVERRIDES :=
+
+play = TENANCY_GOAL=$@ tools/bootstrap.sh $(if $(INVENTORY),runtime,local) && exec .venv/bin/python tools/play.py
+
+.PHONY: help
+help: ## List the targets
+	sed -n 's/^\([a-z][a-z_-]*\): .*## \(.*\)/\1|\2/p' Makefile | while IFS='|' read -r target text; do \
+	  printf '  make %-24s %s\n' "$$target" "$$text"; done
+	sed -n 's/^#@ \{0,1\}//p' Makefile
+
+.PHONY: multi_tenancy multi_tenancy-status multi_tenancy-logs multi_tenancy-restart
+multi_tenancy: ## Set up the platform and add or update a client: CLIENT_ID= DOMAIN= ISOLATION_LEVEL=
+	$(play) playbooks/multi_tenancy.yml
+
+multi_tenancy-status: ## Show clients, their levels, domains and health
+	$(play) playbooks/status.yml
+
+multi_tenancy-logs: ## Show the logs of the platform and of clients: CLIENT_ID= SERVICE= LINES=
+	$(play) playbooks/logs.yml
+
+multi_tenancy-restart: ## Restart the platform and clients, and wait until they are healthy: CLIENT_ID=
+	$(play) playbooks/restart.yml
+
+.PHONY: lint test test-unit test-sanity test-integration test-bare test-molecule test-full
+lint: ## Run all linters
+	exec tools/test.sh lint
+
+test: ## Run linters and all tests, and sum up
+	exec tools/test.sh lint unit sanity integration bare molecule
+
+test-unit: ## Run the unit tests
+	exec tools/test.sh unit
+
+test-sanity: ## Run ansible-test sanity
+	exec tools/test.sh sanity
+
+test-integration: ## Run the integration tests on this machine's engine
+	exec tools/test.sh integration
+
+test-bare: ## Run the tests on bare Debian machines
+	exec tools/test.sh bare
+
+test-molecule: ## Run all Molecule scenarios
+	exec tools/test.sh molecule
+
+test-full: ## Run everything at full length; run again to resume after a failure
+	TENANCY_FULL=1 exec tools/test.sh lint unit sanity integration bare molecule
+
+.PHONY: build requirements clean
+build: ## Build the collection archive into build/
+	tools/bootstrap.sh runtime
+	.venv/bin/ansible-galaxy collection build --force --output-path build/ .
+
+requirements: ## Pin the newest packages of requirements/*.in with their hashes
+	tools/bootstrap.sh dev
+	exec tools/requirements.sh
+
+clean: ## Remove what make created in this checkout
+	rm -rf .ansible .cache .venv .venv-dev .hypothesis .mypy_cache .pytest_cache .ruff_cache build
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +
+
+#@
+#@ Clients:  CLIENT_ID= DOMAIN= ISOLATION_LEVEL=soft|medium|hard  SERVICE=  LINES=
+#@ Platform: DEFAULT_CLIENT_ID= ROOT_DOMAIN= CLIENTS=a,b,c CUSTOM_CONFIG=file AGENCY_ROOT=directory FORCE=true
+#@ Runs:     CHECK=1 (plan and diff only)  DIFF=1  VERBOSE=1  INVENTORY=file LIMIT=hosts  ANSIBLE_ARGS='...'

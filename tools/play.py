@@ -1,0 +1,125 @@
+# Copyright (c) 2026, The AgencyStack developers
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""Runs a playbook for make: the variables come through the environment, and no shell ever sees them.
+
+Usage: play.py PLAYBOOK. With TENANCY_PRINT_ARGV=1 the command is printed as JSON instead of being run.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import shlex
+import sys
+from collections.abc import Mapping
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parent.parent
+
+EXTRA_VARS = (
+    "CLIENT_ID",
+    "DOMAIN",
+    "ISOLATION_LEVEL",
+    "DEFAULT_CLIENT_ID",
+    "ROOT_DOMAIN",
+    "FORCE",
+    "CLIENTS",
+    "CUSTOM_CONFIG",
+    "AGENCY_ROOT",
+    "SERVICE",
+    "LINES",
+)
+TRUE = {"1", "true", "yes", "on"}
+FALSE = {"", "0", "false", "no", "off"}
+
+
+class UsageError(Exception):
+    """A variable that cannot be used; its text is one clear sentence."""
+
+
+def quoted(value: str) -> str:
+    """The text as a double-quoted YAML scalar of plain ASCII."""
+    return '"' + "".join(c if " " <= c <= "~" and c not in '"\\' else f"\\U{ord(c):08x}" for c in value) + '"'
+
+
+def extra_vars(env: Mapping[str, str]) -> str | None:
+    """The variables that are set, as YAML in which each is marked unsafe, so that Ansible never templates it."""
+    given = {name: env[name] for name in EXTRA_VARS if env.get(name)}
+    for name, value in given.items():
+        if not value.isascii() and any("\ud800" <= c <= "\udfff" for c in value):
+            raise UsageError(f"{name} is not UTF-8 text; type it again.")
+    if not given:
+        return None
+    return "{" + ", ".join(f"{quoted(name.lower())}: !unsafe {quoted(value)}" for name, value in given.items()) + "}"
+
+
+def switch(env: Mapping[str, str], name: str) -> bool:
+    """A variable that is on or off."""
+    value = env.get(name, "").lower()
+    if value not in TRUE | FALSE:
+        raise UsageError(f"{name} is {env[name]!r}; it takes 1 (on) or 0 (off).")
+    return value in TRUE
+
+
+def inventory(env: Mapping[str, str], root: Path) -> str:
+    """The inventory: this machine unless one is named, which must exist (Ansible alone would go on with no hosts)."""
+    named = env.get("INVENTORY", "")
+    if not named:
+        return str(root / "inventory" / "localhost.yml")
+    if "," not in named and not (root / named).exists():
+        raise UsageError(f"There is no inventory {named!r}; INVENTORY= takes a file, or hosts with a comma: host1,")
+    return named
+
+
+def free_arguments(env: Mapping[str, str]) -> list[str]:
+    """The operator's own arguments, split as a shell would and otherwise left alone."""
+    try:
+        return shlex.split(env.get("ANSIBLE_ARGS", ""))
+    except ValueError as exc:
+        raise UsageError(f"ANSIBLE_ARGS cannot be split into words ({exc}); close its quotes.") from exc
+
+
+def command(playbook: str, env: Mapping[str, str], root: Path, bin_dir: Path) -> list[str]:
+    """The whole ansible-playbook command; every value is bound to its option, so that none can pass for another."""
+    argv = [str(bin_dir / "ansible-playbook"), f"--inventory={inventory(env, root)}"]
+    if env.get("LIMIT"):
+        argv.append(f"--limit={env['LIMIT']}")
+    if switch(env, "CHECK"):
+        argv += ["--check", "--diff"]
+    elif switch(env, "DIFF"):
+        argv.append("--diff")
+    if switch(env, "VERBOSE"):
+        argv.append("-v")
+    variables = extra_vars(env)
+    if variables is not None:
+        argv.append(f"--extra-vars={variables}")
+    return [*argv, *free_arguments(env), str(root / playbook)]
+
+
+def environment(env: Mapping[str, str], root: Path) -> dict[str, str]:
+    """The environment for Ansible.
+
+    The checkout's ansible.cfg is named, as Ansible ignores the one in a world-writable folder; the locale is one that
+    every machine has, as Ansible refuses to start with one that was handed over but never generated.
+    """
+    return {**env, "ANSIBLE_CONFIG": str(root / "ansible.cfg"), "LC_ALL": "C.UTF-8"}
+
+
+def main() -> int:
+    """Build the command and become it."""
+    try:
+        # Not resolved: the interpreter of a virtualenv is a link out of it.
+        argv = command(sys.argv[1], os.environ, ROOT, Path(sys.executable).parent)
+    except UsageError as exc:
+        print(f"multi_tenancy: {exc}", file=sys.stderr)
+        return 1
+    if os.environ.get("TENANCY_PRINT_ARGV") == "1":
+        print(json.dumps(argv))
+        return 0
+    os.chdir(ROOT)
+    return os.execve(argv[0], argv, environment(os.environ, ROOT))
+
+
+if __name__ == "__main__":
+    sys.exit(main())
