@@ -12,7 +12,7 @@ author:
   - The AgencyStack developers (@agency-stack)
 description:
   - One line for each step, texts as they are, diffs when they are asked for, and each error once, as one sentence.
-  - With C(-v) it prints what P(ansible.builtin.default#callback) prints.
+  - With C(-v) it prints what Ansible's default output prints.
 extends_documentation_fragment:
   - default_callback
   - result_format_callback
@@ -22,7 +22,7 @@ requirements:
 
 from typing import Any
 
-from ansible import constants as C
+from ansible import constants
 from ansible.plugins.callback.default import CallbackModule as Default
 
 QUIET_ACTIONS = ("validate_argument_spec", "ansible.builtin.validate_argument_spec")
@@ -47,7 +47,7 @@ class CallbackModule(Default):  # type: ignore[misc]
             return
         # What the default output remembers here, its diffs and skipped tasks need.
         self._play = play
-        self._display.display(play.get_name().strip(), color=C.COLOR_HIGHLIGHT)
+        self._display.display(play.get_name().strip(), color=constants.COLOR_HIGHLIGHT)
 
     def _task_start(self, task: Any, prefix: str | None = None) -> None:
         """Name a task only together with its result."""
@@ -70,7 +70,9 @@ class CallbackModule(Default):  # type: ignore[misc]
             self._display.display("\n" + _text(fields["msg"]) + "\n")
         elif action not in QUIET_ACTIONS and not (result.task.loop or "results" in fields):
             changed = bool(fields.get("changed"))
-            self._line("changed" if changed else "ok", result, C.COLOR_CHANGED if changed else C.COLOR_OK)
+            self._line(
+                "changed" if changed else "ok", result, constants.COLOR_CHANGED if changed else constants.COLOR_OK
+            )
 
     def v2_runner_item_on_ok(self, result: Any) -> None:
         """Say what a task did with one item."""
@@ -78,7 +80,7 @@ class CallbackModule(Default):  # type: ignore[misc]
             super().v2_runner_item_on_ok(result)
             return
         changed = bool(result.result.get("changed"))
-        self._line("changed" if changed else "ok", result, C.COLOR_CHANGED if changed else C.COLOR_OK)
+        self._line("changed" if changed else "ok", result, constants.COLOR_CHANGED if changed else constants.COLOR_OK)
 
     def v2_runner_on_failed(self, result: Any, ignore_errors: bool = False) -> None:
         """Print the reason once: every fault of the input on a line of its own, or the one sentence."""
@@ -86,13 +88,13 @@ class CallbackModule(Default):  # type: ignore[misc]
             super().v2_runner_on_failed(result, ignore_errors)
             return
         fields = result.result
-        self._line("failed", result, C.COLOR_ERROR)
+        self._line("failed", result, constants.COLOR_ERROR)
         faults = fields.get("faults") or [fields.get("msg") or "no reason was given; run again with VERBOSE=1"]
         for fault in faults:
-            self._display.display(f"ERROR: {_text(fault)}", color=C.COLOR_ERROR, stderr=True)
+            self._display.display(f"ERROR: {_text(fault)}", color=constants.COLOR_ERROR, stderr=True)
         for key in ("module_stderr", "stderr"):
             if fields.get(key):
-                self._display.display(_text(fields[key]), color=C.COLOR_ERROR, stderr=True)
+                self._display.display(_text(fields[key]), color=constants.COLOR_ERROR, stderr=True)
 
     def v2_runner_item_on_failed(self, result: Any) -> None:
         """Print why one item failed."""
@@ -103,10 +105,10 @@ class CallbackModule(Default):  # type: ignore[misc]
         if self._full:
             super().v2_runner_on_unreachable(result)
             return
-        self._line("failed", result, C.COLOR_UNREACHABLE)
+        self._line("failed", result, constants.COLOR_UNREACHABLE)
         reason = _text(result.result.get("msg", "no reason was given"))
         message = f"ERROR: The host {result.host.get_name()} cannot be reached: {reason}"
-        self._display.display(message, color=C.COLOR_UNREACHABLE, stderr=True)
+        self._display.display(message, color=constants.COLOR_UNREACHABLE, stderr=True)
 
     def v2_runner_retry(self, result: Any) -> None:
         """Waiting is no news."""

@@ -25,8 +25,8 @@ options:
     required: true
   defer_failures:
     description:
-      - With V(true), failures of single clients are returned in RV(ignore:failures) and the task succeeds, so that a role
-        can go on with the other clients and fail at its end.
+      - With V(true), failures of single clients are returned in RV(ignore:failures) and the task succeeds, so that a
+        role can go on with the other clients and fail at its end.
     type: bool
     default: false
 """

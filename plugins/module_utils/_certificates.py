@@ -137,7 +137,7 @@ def read_certificate(pem: str) -> Facts:
     # not_valid_after_utc is missing in Debian 12's library (38), not_valid_after warns in newer ones.
     expires = getattr(certificate, "not_valid_after_utc", None)
     if expires is None:
-        expires = certificate.not_valid_after.replace(tzinfo=datetime.timezone.utc)
+        expires = certificate.not_valid_after.replace(tzinfo=datetime.UTC)
     der = certificate.public_bytes(serialization.Encoding.DER)
     return Facts(sorted(names), (issuer or b"").hex(), expires, hashlib.sha256(der).hexdigest())
 

@@ -91,7 +91,9 @@ def effective_config(layers: list[tuple[str, Mapping[str, Any]]]) -> dict[str, A
     faults: list[str] = []
     for source, settings in layers:
         unknown = sorted(str(key) for key in settings if key not in CONFIG_SPEC)
-        faults += [f"{source}: '{shown(key)[1:-1]}' is no setting; known are {', '.join(CONFIG_SPEC)}." for key in unknown]
+        faults += [
+            f"{source}: '{shown(key)[1:-1]}' is no setting; known are {', '.join(CONFIG_SPEC)}." for key in unknown
+        ]
         merged = merge(merged, {key: value for key, value in settings.items() if key in CONFIG_SPEC})
     validated = ArgumentSpecValidator(CONFIG_SPEC).validate(deepcopy(merged))
     where = " and ".join(source for source, settings in layers if settings) or "The settings"
@@ -137,13 +139,17 @@ def _value_faults(config: Mapping[str, Any], services: Mapping[str, Any]) -> lis
     try:
         pool = ipaddress.IPv4Network(config["network_pool"])
         if not pool.prefixlen < config["subnet_prefix"] <= 29:
-            faults.append(f"subnet_prefix {config['subnet_prefix']} must lie between the pool's {pool.prefixlen} and 29.")
+            faults.append(
+                f"subnet_prefix {config['subnet_prefix']} must lie between the pool's {pool.prefixlen} and 29."
+            )
         if not pool.is_private:
             faults.append(f"network_pool {pool} is not a private range.")
     except ValueError as exc:
         faults.append(f"network_pool: {exc}; use a private IPv4 network such as 10.217.0.0/16.")
     if _NAME_PREFIX.fullmatch(config["name_prefix"]) is None:
-        faults.append(f"name_prefix {shown(config['name_prefix'])} is not allowed: use 1 to 6 of a-z and 0-9, a letter first.")
+        faults.append(
+            f"name_prefix {shown(config['name_prefix'])} is not allowed: use 1 to 6 of a-z and 0-9, a letter first."
+        )
     if not 65536 <= config["uid_base"] <= 2147400000:
         faults.append("uid_base must lie between 65536 and 2147400000.")
     if not 1 <= config["health_timeout"] <= 3600:
@@ -191,9 +197,9 @@ def text_with(text: str, settings: Mapping[str, Any]) -> str:
     """config.yaml with some top-level scalars set; every other line, comments included, stays as it is."""
     for key, value in settings.items():
         line = f"{key}: {json.dumps(value)}"
-        pattern = re.compile(rf"^{re.escape(key)}:.*$", re.MULTILINE)
-        if pattern.search(text):
-            text = pattern.sub(lambda _match, line=line: line, text, count=1)
+        found = re.search(rf"^{re.escape(key)}:.*$", text, re.MULTILINE)
+        if found:
+            text = text[: found.start()] + line + text[found.end() :]
         else:
             text = text + ("" if text.endswith("\n") or not text else "\n") + line + "\n"
     return text

@@ -29,8 +29,8 @@ HEADER = "# Made by agency_stack.multi_tenancy; the settings are in ../config.ya
 def privileges(config: Mapping[str, Any], unprivileged_port_start: int) -> tuple[str, list[str]]:
     """(user, capabilities) with which the edge can bind its ports.
 
-    A user other than root cannot bind low ports with NET_BIND_SERVICE, since Docker gives no ambient capabilities; so it
-    is either uid 65532 with none, where the host lets everybody bind these ports, or root with that one alone.
+    A user other than root cannot bind low ports with NET_BIND_SERVICE, since Docker gives no ambient capabilities; so
+    it is either uid 65532 with none, where the host lets everybody bind these ports, or root with that one alone.
     """
     lowest = min(config["edge"]["http_port"], config["edge"]["https_port"])
     if lowest >= unprivileged_port_start:

@@ -23,7 +23,7 @@ try:
 except ImportError:
     HAS_DOCKER = False
     DOCKER_IMPORT_ERROR = traceback.format_exc()
-    APIError = DockerException = ImageNotFound = Exception
+    APIError = DockerException = ImageNotFound = Exception  # type: ignore[assignment,misc]
 
 if TYPE_CHECKING:
     from ansible.module_utils.basic import AnsibleModule
@@ -98,6 +98,11 @@ def pull_image(client: Any, reference: str) -> None:
     """
     with engine_errors("the engine"):
         check_stream(client.pull(reference, stream=True, decode=True))
+
+
+def is_missing_image(exc: Exception) -> bool:
+    """Whether the engine refused to make a container because it lacks the image."""
+    return HAS_DOCKER and isinstance(exc, ImageNotFound)
 
 
 def check_stream(events: Iterable[Mapping[str, Any]]) -> None:

@@ -79,10 +79,8 @@ def ensure_directory(path: str, mode: int, uid: int = 0, gid: int = 0) -> None:
 
     A symbolic link or a file in its place is refused: root never follows what somebody else may have planted.
     """
-    try:
+    with contextlib.suppress(FileExistsError):
         os.mkdir(path, 0o700)
-    except FileExistsError:
-        pass
     try:
         fd = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW)
     except OSError as exc:

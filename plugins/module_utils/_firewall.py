@@ -218,7 +218,7 @@ delete {head}
 
 	chain from_client {{
 		iifname . oifname @pairs accept
-		oifname {ours} drop
+		# Other clients, and whatever else lives on a bridge of this host.
 		meta oifkind "bridge" oifname != @uplinks drop
 		# Packets that belong to no connection are not masqueraded and would leave with their inner address.
 		ct state invalid drop

@@ -22,7 +22,7 @@ PORT_START = "/proc/sys/net/ipv4/ip_unprivileged_port_start"
 OLDEST_DEBIAN = 12
 
 # What the host needs: the Debian package, and how to see that it is there.
-PROGRAMS = {"nftables": "nft", "iproute2": "ip"}
+PROGRAMS = {"nftables": "nft", "iproute2": "ip", "procps": "sysctl"}
 LIBRARIES = {"python3-docker": "docker", "python3-yaml": "yaml", "python3-cryptography": "cryptography"}
 ENGINE_PACKAGE = "docker.io"
 
@@ -67,17 +67,12 @@ def faults_of_host(facts: HostFacts, ports: Iterable[int]) -> list[str]:
     number = version.partition(".")[0]
     # Debian's testing and unstable have no version.
     if name != "debian" or (number.isdigit() and int(number) < OLDEST_DEBIAN):
-        faults.append(
-            f"The system {name or 'unknown'} {version or ''} is not supported: use Debian {OLDEST_DEBIAN} or newer.".replace(
-                "  ", " "
-            )
-        )
+        system = " ".join(filter(None, (name, version))) or "of this host"
+        faults.append(f"The system {system} is not supported: use Debian {OLDEST_DEBIAN} or newer.")
     for port, pid, program in facts.listeners:
         if port in set(ports):
             who = f"the process {program} (pid {pid})" if pid else "a process that cannot be seen from here"
-            faults.append(
-                f"Port {port} is taken by {who}: stop it, or set other ports under edge in config.yaml."
-            )
+            faults.append(f"Port {port} is taken by {who}: stop it, or set other ports under edge in config.yaml.")
     return faults
 
 

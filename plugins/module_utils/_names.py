@@ -46,9 +46,8 @@ def check_client_id(value: Any) -> str:
             ]
         )
     if value in RESERVED_CLIENT_IDS:
-        raise InvalidInput(
-            [f"client_id '{value}' is reserved for the platform; choose another ({', '.join(sorted(RESERVED_CLIENT_IDS))})."]
-        )
+        listed = ", ".join(sorted(RESERVED_CLIENT_IDS))
+        raise InvalidInput([f"client_id '{value}' is reserved for the platform; reserved are {listed}."])
     return value
 
 
@@ -118,4 +117,3 @@ def _is_address(text: str) -> bool:
 def derived_domain(client_id: str, root_domain: str) -> str:
     """The domain of a client that was given none; `_` is legal in an id but not in a host name."""
     return f"{client_id.replace('_', '-')}.{root_domain}"
-

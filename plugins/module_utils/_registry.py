@@ -57,7 +57,9 @@ def check_document(document: Any, path: str) -> dict[str, Any]:
             raise TenancyError(f"{path}: an entry lacks {', '.join(missing)}; restore the file from a copy.")
         check_client_id(entry["client_id"])
         if entry["client_id"] in seen:
-            raise TenancyError(f"{path}: client '{entry['client_id']}' stands in it twice; restore the file from a copy.")
+            raise TenancyError(
+                f"{path}: client '{entry['client_id']}' stands in it twice; restore the file from a copy."
+            )
         seen.add(entry["client_id"])
     return deepcopy(dict(document))
 
@@ -302,4 +304,3 @@ def _allocate(
 def _collides(start: int, size: int, used: Iterable[tuple[int, int]]) -> bool:
     """Whether a range meets a used one; subnets of an earlier pool setting stay in use."""
     return any(start < other + length and other < start + size for other, length in used)
-

@@ -10,7 +10,7 @@ import os
 import pwd
 from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from datetime import datetime, timezone
+from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 
 from ansible_collections.agency_stack.multi_tenancy.plugins.module_utils._plan import (
@@ -78,7 +78,7 @@ def converge(
 
 
 def finish(module: AnsibleModule, result: dict[str, Any]) -> None:
-    """End the module: a failure of one client fails the task after the others were done, unless the caller defers it."""
+    """End the module; a failure of one client fails the task after the others were done, unless it is deferred."""
     failures = result.get("failures") or []
     if failures and not module.params.get("defer_failures"):
         module.fail_json(msg=" ".join(failure["msg"] for failure in failures), **result)
@@ -92,9 +92,7 @@ def _by_client(changes: Sequence[Change]) -> Iterable[list[Change]]:
     return groups.values()
 
 
-def _apply_group(
-    group: list[Change], apply: Callable[[Change], None]
-) -> tuple[list[Change], dict[str, Any] | None]:
+def _apply_group(group: list[Change], apply: Callable[[Change], None]) -> tuple[list[Change], dict[str, Any] | None]:
     done: list[Change] = []
     for change in group:
         try:
@@ -110,7 +108,7 @@ def _journal(log_dir: str, done: Sequence[Change], failures: Sequence[dict[str, 
     """Append what was done to the component log, one JSON object per line."""
     path = os.path.join(log_dir, COMPONENT_LOG)
     os.makedirs(os.path.dirname(path), mode=0o750, exist_ok=True)
-    stamp = datetime.now(timezone.utc).isoformat(timespec="seconds")
+    stamp = datetime.now(UTC).isoformat(timespec="seconds")
     user = os.environ.get("SUDO_USER") or pwd.getpwuid(os.geteuid()).pw_name
     lines = [{"time": stamp, "user": user, **change.summary()} for change in done]
     lines += [{"time": stamp, "user": user, "failed": failure["msg"], **failure["change"]} for failure in failures]

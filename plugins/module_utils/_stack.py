@@ -239,7 +239,9 @@ def _plan_service(
         names = {state.name for state in states}
         name = next(n for n in (spec.name, *(f"{spec.name}-next{i or ''}" for i in range(99))) if n not in names)
         before = olds[0].shown() if olds else None
-        plan.starts.append(_start("recreate" if olds else "create", spec, Start(spec, address, name, None, olds), before))
+        plan.starts.append(
+            _start("recreate" if olds else "create", spec, Start(spec, address, name, None, olds), before)
+        )
     plan.removals.extend(_removal(state) for state in olds)
     if name != spec.name:
         plan.removals.append(
@@ -257,9 +259,7 @@ def _plan_service(
         plan.backends.setdefault(spec.client_id, {})[spec.service] = address
 
 
-def serving_backends(
-    actual: Iterable[ContainerState], clients: Mapping[str, str]
-) -> dict[str, dict[str, str]]:
+def serving_backends(actual: Iterable[ContainerState], clients: Mapping[str, str]) -> dict[str, dict[str, str]]:
     """Address of each service by client, as it serves now.
 
     Args:
@@ -268,9 +268,9 @@ def serving_backends(
     """
     backends: dict[str, dict[str, str]] = {}
     for state in actual:
-        network = clients.get(state.client_id or "")
-        if network in state.addresses and state.serves and state.client_id is not None:
-            backends.setdefault(state.client_id, {}).setdefault(state.service, state.addresses[network])
+        address = state.addresses.get(clients.get(state.client_id or "", ""))
+        if state.client_id is not None and address is not None and state.serves:
+            backends.setdefault(state.client_id, {}).setdefault(state.service, address)
     return backends
 
 
@@ -282,11 +282,17 @@ def _free_address(spec: ContainerSpec, used: set[str]) -> str | None:
         if str(host) not in used:
             used.add(str(host))
             return str(host)
-    raise TenancyError(f"The subnet {spec.subnet} of client '{spec.client_id}' has no address left for '{spec.service}'.")
+    raise TenancyError(
+        f"The subnet {spec.subnet} of client '{spec.client_id}' has no address left for '{spec.service}'."
+    )
 
 
 def _start(action: Any, spec: ContainerSpec, start: Start, before: Any) -> Change:
-    after = {"state": "restarted" if start.restart else "running"} if start.existing else spec.shown() | {"address": start.address}
+    after = (
+        {"state": "restarted" if start.restart else "running"}
+        if start.existing
+        else spec.shown() | {"address": start.address}
+    )
     return Change(
         action=action,
         kind="container",

@@ -13,9 +13,9 @@ from typing import Any
 
 from ansible_collections.agency_stack.multi_tenancy.plugins.module_utils._engine import (
     LABEL_SPEC,
-    ImageNotFound,
     engine_errors,
     image_fault,
+    is_missing_image,
     pull_image,
 )
 from ansible_collections.agency_stack.multi_tenancy.plugins.module_utils._images import familiar
@@ -181,7 +181,9 @@ class StackApplier:
                 config["Healthcheck"]["StartInterval"] = START_INTERVAL_NS
             try:
                 created = self.client.create_container_from_config(config, start.name)
-            except ImageNotFound:
+            except Exception as exc:
+                if not is_missing_image(exc):
+                    raise
                 self._pull(spec.image)
                 created = self.client.create_container_from_config(config, start.name)
             return str(created["Id"])

@@ -51,7 +51,7 @@ def client_status(
     for spec in wanted:
         states = by_service.pop(spec.service, [])
         fitting = [state for state in states if state.spec_hash == spec.hash]
-        shown = (fitting or states or [None])[0]
+        shown = next(iter(fitting or states), None)
         status.services.append(_row(spec.service, spec.name, shown))
         status.findings += _service_findings(spec, states, fitting)
     for service, states in sorted(by_service.items()):
@@ -91,7 +91,18 @@ def _service_findings(
 def health_word(services: Sequence[Mapping[str, str]]) -> str:
     """The health of all services of a client in one word: the worst."""
     words = [service["health"] or service["state"] for service in services]
-    order = ("missing", "dead", "exited", "created", "paused", "restarting", "unhealthy", "starting", "running", "healthy")
+    order = (
+        "missing",
+        "dead",
+        "exited",
+        "created",
+        "paused",
+        "restarting",
+        "unhealthy",
+        "starting",
+        "running",
+        "healthy",
+    )
     return min(words, key=lambda word: order.index(word) if word in order else 0, default="-")
 
 
@@ -99,7 +110,9 @@ def as_table(header: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
     """Rows in aligned columns."""
     lines = [list(header), *(list(row) for row in rows)]
     widths = [max(len(line[column]) for line in lines) for column in range(len(header))]
-    return "\n".join("  ".join(cell.ljust(width) for cell, width in zip(line, widths)).rstrip() for line in lines)
+    return "\n".join(
+        "  ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=True)).rstrip() for line in lines
+    )
 
 
 def report(platform: Mapping[str, str], clients: Sequence[ClientStatus], findings: Sequence[str]) -> str:

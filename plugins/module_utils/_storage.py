@@ -29,7 +29,7 @@ class Directory:
         mode: Permission bits.
         uid: Owner.
         gid: Group.
-        reader: uid that a default ACL lets read and write every file made in it, whatever the maker's umask; None: no ACL.
+        reader: uid that a default ACL lets read and write every file made in it, under any umask; None: no ACL.
     """
 
     path: str
@@ -47,7 +47,7 @@ class Directory:
 def plan_directories(
     wanted: Iterable[tuple[str | None, Directory]], actual: Mapping[str, Mapping[str, Any] | None]
 ) -> list[Change]:
-    """Compare wanted directories, each with its client's id (None: the platform's), with what read_directory() saw of each."""
+    """Compare wanted directories, each with its client's id (None: the platform's), with what read_directory() saw."""
     changes = []
     for client_id, directory in wanted:
         before = actual.get(directory.path)
@@ -86,7 +86,7 @@ def read_directory(directory: Directory) -> dict[str, Any] | None:
 
 
 def default_acl(reader: int) -> bytes:
-    """A default ACL in the kernel's own form: the owner and `reader` may read and write, the group read, others nothing.
+    """A default ACL in the kernel's own form: the owner and `reader` may write, the group may read, others nothing.
 
     The form (version, then tag, permissions, id of each entry in order of the tags) is that of Linux's
     include/uapi/linux/posix_acl_xattr.h.

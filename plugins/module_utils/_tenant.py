@@ -146,9 +146,7 @@ def directories(client: Mapping[str, Any], config: Mapping[str, Any], layout: La
         Directory(layout.client_log(client_id), 0o750, 0, gid),
     ]
     sources = {
-        parse_volume(volume)[0]
-        for service in client_services(client, config).values()
-        for volume in service["volumes"]
+        parse_volume(volume)[0] for service in client_services(client, config).values() for volume in service["volumes"]
     }
     for source in sorted(sources):
         parts = source.split("/")
@@ -182,7 +180,11 @@ def effective(client: Mapping[str, Any], config: Mapping[str, Any], layout: Layo
     return {
         **{key: client[key] for key in ("client_id", "domain", "aliases", "isolation_level", "state")},
         "hostnames": hostnames(client, config),
-        "network": {"name": network_name(client, config), "bridge": bridge_name(client, config), "subnet": client["subnet"]},
+        "network": {
+            "name": network_name(client, config),
+            "bridge": bridge_name(client, config),
+            "subnet": client["subnet"],
+        },
         "uid": client["uid"],
         "gid": client["gid"],
         "data": layout.client(client["client_id"], "data"),

@@ -37,7 +37,7 @@ class Route:
 
     @property
     def name(self) -> str:
-        """The name of the router and of the service in Traefik; '.' is in no client id, so it is this client's alone."""
+        """The name of router and service in Traefik; '.' is in no client id, so it is this client's alone."""
         return f"{self.client_id}.{self.service}"
 
     @property
@@ -83,9 +83,11 @@ def check_routes(client: ClientRoutes) -> None:
     for route in client.routes:
         for hostname in route.hostnames:
             if canonical_domain(hostname) != hostname:
-                raise TenancyError(f"The host name {ascii(hostname)} is not in its canonical form.")
+                raise TenancyError(f"The host name {hostname!a} is not in its canonical form.")
         if ipaddress.IPv4Address(route.address) not in network:
-            raise TenancyError(f"The backend {route.url} of '{route.name}' lies outside the client's network {network}.")
+            raise TenancyError(
+                f"The backend {route.url} of '{route.name}' lies outside the client's network {network}."
+            )
 
 
 def render(client: ClientRoutes) -> str:
@@ -116,7 +118,9 @@ def render(client: ClientRoutes) -> str:
     text = json.dumps(document, indent=2, sort_keys=True)
     if "{{" in text:
         # Traefik runs Go templates in these files.
-        raise TenancyError(f"The routes of client '{client.client_id}' hold '{{{{', which Traefik would run as a template.")
+        raise TenancyError(
+            f"The routes of client '{client.client_id}' hold '{{{{', which Traefik would run as a template."
+        )
     return HEADER + text + "\n"
 
 
@@ -134,9 +138,7 @@ def shown(text: str | None) -> Any:
     return document
 
 
-def plan_routes(
-    wanted: Sequence[ClientRoutes], actual: Mapping[str, str], gone: Sequence[str] = ()
-) -> list[Change]:
+def plan_routes(wanted: Sequence[ClientRoutes], actual: Mapping[str, str], gone: Sequence[str] = ()) -> list[Change]:
     """Compare the wanted files with those that are there.
 
     Args:

@@ -53,8 +53,10 @@ def served_fingerprint(port: int, hostname: str, timeout: float = 5.0) -> str:
     context.check_hostname = False
     context.verify_mode = ssl.CERT_NONE
     try:
-        with socket.create_connection(("127.0.0.1", port), timeout=timeout) as raw:
-            with context.wrap_socket(raw, server_hostname=hostname) as tls:
-                return hashlib.sha256(tls.getpeercert(binary_form=True) or b"").hexdigest()
+        with (
+            socket.create_connection(("127.0.0.1", port), timeout=timeout) as raw,
+            context.wrap_socket(raw, server_hostname=hostname) as tls,
+        ):
+            return hashlib.sha256(tls.getpeercert(binary_form=True) or b"").hexdigest()
     except (OSError, ssl.SSLError) as exc:
         raise TenancyError(f"The TLS handshake for {hostname} at 127.0.0.1:{port} failed ({exc}).") from exc

@@ -66,7 +66,7 @@ failures:
 
 import os
 import socket
-from datetime import datetime, timezone
+from datetime import UTC, datetime
 from typing import Any
 
 from ansible.module_utils.basic import AnsibleModule, missing_required_lib
@@ -118,8 +118,8 @@ class Authority:
         self.pair = read_pair(*self.paths)
         if self.pair is None and any(os.path.exists(path) for path in self.paths) and self.incomplete():
             raise TenancyError(
-                f"Of the certificate authority only one of {' and '.join(self.paths)} is there; restore the other from a "
-                "copy, or move the rest away to begin a new authority, which everybody must trust again."
+                f"Of the certificate authority only one of {' and '.join(self.paths)} is there; restore the other from "
+                "a copy, or move the rest away to begin a new authority, which everybody must trust again."
             )
 
     def incomplete(self) -> bool:
@@ -135,7 +135,7 @@ def run(module: AnsibleModule) -> None:
     """Plan and apply."""
     params = module.params
     layout = layout_of(params)
-    now = datetime.now(timezone.utc)
+    now = datetime.now(UTC)
     authority = Authority(layout)
     changes = []
     if authority.pair is None:

@@ -130,7 +130,7 @@ changes:
 """
 
 import os
-from datetime import datetime, timezone
+from datetime import UTC, datetime
 
 from ansible.module_utils.basic import AnsibleModule
 from ansible_collections.agency_stack.multi_tenancy.plugins.module_utils._argspec import PLATFORM_SPEC, layout_of
@@ -175,7 +175,7 @@ def run(module: AnsibleModule) -> None:
 def edit(module: AnsibleModule, path: str) -> None:
     """Read, merge and write the registry; one write for all changes."""
     params = module.params
-    now = datetime.now(timezone.utc).isoformat(timespec="seconds")
+    now = datetime.now(UTC).isoformat(timespec="seconds")
     occupied = [(item["subnet"], item["what"]) for item in params["occupied"]]
     document, changes = plan_registry(load(path), params["clients"], params["config"], occupied, now)
     if changes and not module.check_mode:

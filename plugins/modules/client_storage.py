@@ -48,7 +48,7 @@ changes:
   returned: success
   type: list
   elements: dict
-  sample: [{"action": "create", "kind": "directory", "name": "/opt/agency_stack/clients/acme/data/site", "client_id": "acme"}]
+  sample: [{"action": "create", "kind": "directory", "name": "/opt/agency_stack/clients/acme", "client_id": "acme"}]
 failures:
   description: Clients for which something failed, with C(client_id) and C(msg); the others were done.
   returned: success

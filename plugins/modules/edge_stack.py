@@ -15,8 +15,8 @@ description:
     read-only root, no capability that it does not need, and without access to the engine.
   - Where the host lets every user bind the edge's ports, it runs as uid 65532 without any capability, otherwise as root
     with C(NET_BIND_SERVICE) alone.
-  - Starts the edge anew only when its image, its static configuration or its container's specification differs. When the
-    new one does not become healthy, the old one is started again.
+  - Starts the edge anew only when its image, its static configuration or its container's specification differs. When
+    the new one does not become healthy, the old one is started again.
 extends_documentation_fragment:
   - agency_stack.multi_tenancy.attributes
   - agency_stack.multi_tenancy.platform
@@ -125,7 +125,9 @@ def run(module: AnsibleModule) -> None:
     spec = container(config, layout, read_port_start())
     engine = connect_for(module, params["docker_host"])
     labels = {LABEL_PLATFORM: config["name_prefix"], LABEL_COMPONENT: "edge"}
-    plan = plan_stacks([spec], list_containers(engine, labels) if engine else [], [None], params["state"] == "restarted")
+    plan = plan_stacks(
+        [spec], list_containers(engine, labels) if engine else [], [None], params["state"] == "restarted"
+    )
     applier = StackApplier(engine, config["health_timeout"])
 
     def apply(change: Change) -> None:

@@ -13,8 +13,8 @@ author:
 description:
   - Reads C(config.yaml), lays the settings named here over it, checks the whole and returns the effective settings that
     the other modules take as C(config).
-  - Writes C(config.yaml) when it is missing, or when O(set) names a value that differs. Everything else in the file, the
-    operator's comments included, stays as it is.
+  - Writes C(config.yaml) when it is missing, or when O(set) names a value that differs. Everything else in the file,
+    the operator's comments included, stays as it is.
   - Registers the component in C(<root>/registry/multi_tenancy.json) for other AgencyStack tools.
 extends_documentation_fragment:
   - agency_stack.multi_tenancy.attributes

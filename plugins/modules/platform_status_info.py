@@ -132,7 +132,11 @@ def run(module: AnsibleModule) -> None:
             info = engine.info()
         for state in list_containers(engine, {LABEL_PLATFORM: prefix}):
             by_client.setdefault(state.client_id, []).append(state)
-    routed = set(os.listdir(layout.base("traefik", "dynamic"))) if os.path.isdir(layout.base("traefik", "dynamic")) else set()
+    routed = (
+        set(os.listdir(layout.base("traefik", "dynamic")))
+        if os.path.isdir(layout.base("traefik", "dynamic"))
+        else set()
+    )
     statuses = [
         client_status(
             client,

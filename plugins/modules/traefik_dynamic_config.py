@@ -108,7 +108,7 @@ from ansible_collections.agency_stack.multi_tenancy.plugins.module_utils._traefi
 def client_routes(
     client: dict[str, Any], config: dict[str, Any], layout: Layout, backends: dict[str, str]
 ) -> ClientRoutes:
-    """What the edge must hold for a client: the services whose address is known, and the certificate if there is one."""
+    """What the edge must hold for a client: the services whose address is known, and its certificate."""
     certificate = read_text(layout.client(client["client_id"], "certs", "tls.crt")) or ""
     key = read_text(layout.client(client["client_id"], "certs", "tls.key")) or ""
     fingerprint = ""
