@@ -9,6 +9,7 @@ import contextlib
 import os
 import traceback
 from collections.abc import Iterable, Iterator, Mapping
+from http import HTTPStatus
 from typing import TYPE_CHECKING, Any
 
 from ansible.module_utils.basic import missing_required_lib
@@ -75,14 +76,22 @@ def _socket_exists(docker_host: str) -> bool:
 
 
 @contextlib.contextmanager
-def engine_errors(what: str) -> Iterator[None]:
-    """Turn a refusal of the engine into one sentence that begins with what was tried."""
+def engine_errors(what: str, gone_ok: bool = False) -> Iterator[None]:
+    """Turn a refusal of the engine into one sentence that begins with what was tried.
+
+    Args:
+        what: What was tried.
+        gone_ok: Whether it is fine that the object is not there.
+    """
     try:
         yield
     except APIError as exc:
+        if gone_ok and exc.status_code == HTTPStatus.NOT_FOUND:
+            return
         reason = str(exc.explanation or exc).strip().rstrip(".")
         raise TenancyError(f"{what} failed: {reason}.") from exc
-    except DockerException as exc:
+    except (DockerException, OSError) as exc:
+        # The latter: the connection broke, or the engine took too long.
         raise TenancyError(f"{what} failed: {exc}.") from exc
 
 

@@ -12,7 +12,7 @@ import os
 import stat
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 
 from ansible_collections.agency_stack.multi_tenancy.plugins.module_utils._plan import TenancyError
 
@@ -20,9 +20,11 @@ from ansible_collections.agency_stack.multi_tenancy.plugins.module_utils._plan i
 def read_text(path: str) -> str | None:
     """The text of a file, or None when it does not exist."""
     try:
-        with open(path, encoding="utf-8") as handle:
+        # Line ends stay as they are, so that what is written back differs only where it is meant to.
+        with open(path, encoding="utf-8", newline="") as handle:
             return handle.read()
-    except FileNotFoundError:
+    except (FileNotFoundError, ProcessLookupError):
+        # The latter is what files of /proc say when their process has just ended.
         return None
     except UnicodeDecodeError as exc:
         raise TenancyError(f"{path} is not UTF-8 text (byte {exc.start}); restore it from a copy.") from exc
@@ -74,27 +76,54 @@ def atomic_write(
     sync_directory(directory)
 
 
-def ensure_directory(path: str, mode: int, uid: int = 0, gid: int = 0) -> None:
-    """Make a directory below a trusted parent, or give an existing one this owner and mode.
+def ensure_directory(
+    path: str,
+    mode: int,
+    uid: int = 0,
+    gid: int = 0,
+    trusted: str | None = None,
+    attributes: Mapping[str, bytes] | None = None,
+) -> None:
+    """Make a directory below an existing one, or give an existing one this owner and mode.
 
     A symbolic link or a file in its place is refused: root never follows what somebody else may have planted.
+
+    Args:
+        path: The directory.
+        mode: Its permission bits.
+        uid: Its owner.
+        gid: Its group.
+        trusted: A directory above it that nobody but root can change; the parent when None. No part of the path below
+            it may be a link, and none can be made one meanwhile, since each is opened from the one before.
+        attributes: Extended attributes to set.
     """
-    with contextlib.suppress(FileExistsError):
-        os.mkdir(path, 0o700)
-    try:
-        fd = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW)
-    except OSError as exc:
-        if exc.errno in (errno.ELOOP, errno.ENOTDIR):
-            raise TenancyError(f"{path} must be a directory and is something else; move it away.") from exc
-        raise
-    try:
+    base = trusted or os.path.dirname(path)
+    *between, name = os.path.relpath(path, base).split("/")
+    with contextlib.ExitStack() as opened:
+
+        def enter(part: str, parent: int | None, nofollow: int = os.O_NOFOLLOW) -> int:
+            try:
+                fd = os.open(part, os.O_RDONLY | os.O_DIRECTORY | nofollow, dir_fd=parent)
+            except OSError as exc:
+                if exc.errno in (errno.ELOOP, errno.ENOTDIR):
+                    raise TenancyError(f"{path} must be a directory and is something else; move it away.") from exc
+                raise
+            opened.callback(os.close, fd)
+            return fd
+
+        parent = enter(base, None, 0)
+        for part in between:
+            parent = enter(part, parent)
+        with contextlib.suppress(FileExistsError):
+            os.mkdir(name, 0o700, dir_fd=parent)
+        fd = enter(name, parent)
         status = os.fstat(fd)
         if (status.st_uid, status.st_gid) != (uid, gid):
             os.fchown(fd, uid, gid)
         if stat.S_IMODE(status.st_mode) != mode:
             os.fchmod(fd, mode)
-    finally:
-        os.close(fd)
+        for attribute, value in (attributes or {}).items():
+            os.setxattr(fd, attribute, value)
 
 
 @contextlib.contextmanager

@@ -67,6 +67,9 @@ def canonical_domain(value: Any, key: str = "domain") -> str:
 
     if not isinstance(value, str) or not value:
         raise refuse("use a host name such as shop.example.com")
+    # What idna does with a name grows with the square of its length.
+    if len(value) > 1000:
+        raise refuse("it is longer than 253 characters")
     name = value.lower()
     wildcard = name.startswith("*.")
     body = name[2:] if wildcard else name
@@ -99,10 +102,10 @@ def _check_a_label(label: str, refuse: Any) -> None:
     if not HAS_IDNA:
         return
     try:
-        decoded = idna.decode(label)
+        canonical = idna.encode(idna.decode(label)).decode("ascii")
     except (idna.IDNAError, UnicodeError) as exc:
         raise refuse(f"its part '{label}' is no valid internationalised name") from exc
-    if idna.encode(decoded).decode("ascii") != label:
+    if canonical != label:
         raise refuse(f"its part '{label}' is not in its canonical form")
 
 

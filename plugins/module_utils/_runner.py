@@ -34,6 +34,9 @@ def guarded(module: AnsibleModule, body: Callable[[], None]) -> None:
         module.fail_json(msg=str(exc), faults=exc.faults)
     except TenancyError as exc:
         module.fail_json(msg=str(exc))
+    except OSError as exc:
+        # Such as a full disk; the system's own text names the file.
+        module.fail_json(msg=f"The host refused it: {exc}.")
 
 
 def converge(

@@ -30,6 +30,7 @@ class Directory:
         uid: Owner.
         gid: Group.
         reader: uid that a default ACL lets read and write every file made in it, under any umask; None: no ACL.
+        trusted: The directory above it below which a client may have planted links; None: none but root writes there.
     """
 
     path: str
@@ -37,6 +38,7 @@ class Directory:
     uid: int
     gid: int
     reader: int | None = None
+    trusted: str | None = None
 
     def shown(self) -> dict[str, Any]:
         """As the diff shows it."""
@@ -101,17 +103,7 @@ def default_acl(reader: int) -> bytes:
     return struct.pack("<I", _ACL_VERSION) + b"".join(struct.pack("<HHI", *entry) for entry in entries)
 
 
-def set_default_acl(path: str, reader: int) -> None:
-    """Give a directory the default ACL."""
-    fd = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW)
-    try:
-        os.setxattr(fd, _ACL_XATTR, default_acl(reader))
-    finally:
-        os.close(fd)
-
-
 def apply_directory(directory: Directory) -> None:
     """Make a directory as it is wanted."""
-    ensure_directory(directory.path, directory.mode, directory.uid, directory.gid)
-    if directory.reader is not None:
-        set_default_acl(directory.path, directory.reader)
+    attributes = {} if directory.reader is None else {_ACL_XATTR: default_acl(directory.reader)}
+    ensure_directory(directory.path, directory.mode, directory.uid, directory.gid, directory.trusted, attributes)

@@ -153,7 +153,7 @@ def directories(client: Mapping[str, Any], config: Mapping[str, Any], layout: La
         for depth in range(1, len(parts) + 1):
             # The default ACL lets the client's services read what the operator drops here under any umask.
             path = at("data", *parts[:depth])
-            directory = Directory(path, 0o2750, uid, gid, reader=uid)
+            directory = Directory(path, 0o2750, uid, gid, reader=uid, trusted=at("data"))
             if directory not in result:
                 result.append(directory)
     return result

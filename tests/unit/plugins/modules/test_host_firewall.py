@@ -1,0 +1,189 @@
+# Copyright (c) 2026, The AgencyStack developers
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""The module host_firewall on a host of its own making."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+from ansible.module_utils.testing import patch_module_args
+from ansible_collections.agency_stack.multi_tenancy.plugins.module_utils._firewall import OWNER, State
+from ansible_collections.agency_stack.multi_tenancy.plugins.module_utils._plan import Change, TenancyError
+from ansible_collections.agency_stack.multi_tenancy.plugins.modules import host_firewall
+
+PATH = "/opt/agency_stack/multi_tenancy/firewall.nft"
+
+
+class FakeHost:
+    """Keeps the parts of the firewall as texts; a table is listed as its file in capitals."""
+
+    def __init__(self) -> None:
+        self.nft: str | None = "/usr/sbin/nft"
+        self.init = "systemd"
+        self.unit = "agency-stack-firewall"
+        self.unit_path = "/etc/systemd/system/agency-stack-firewall.service"
+        self.hook_path = "/etc/systemd/system/nftables.service.d/agency-stack-firewall.conf"
+        self.routes = ["eth0"]
+        self.bridges: set[str] = set()
+        self.now = State()
+        self.applied: list[str] = []
+        self.broken: str | None = None
+
+    def __call__(self, table: str, path: str) -> FakeHost:
+        return self
+
+    def default_routes(self) -> list[str]:
+        return self.routes
+
+    def is_bridge(self, interface: str) -> bool:
+        return interface in self.bridges
+
+    def canonical(self, text: str) -> str:
+        return text.upper()
+
+    def state(self) -> State:
+        return self.now
+
+    def apply(self, change: Change) -> None:
+        if change.payload == self.broken:
+            raise TenancyError(f"The {change.kind} is broken.")
+        self.applied.append(f"{change.action} {change.payload}")
+        self.now = replace(self.now, **{change.payload: change.after})
+
+
+@pytest.fixture
+def host(monkeypatch: pytest.MonkeyPatch) -> FakeHost:
+    fake = FakeHost()
+    monkeypatch.setattr(host_firewall, "Host", fake)
+    return fake
+
+
+@pytest.fixture
+def run(host: FakeHost, capsys: pytest.CaptureFixture[str]) -> Any:
+    def call(**options: Any) -> dict[str, Any]:
+        with patch_module_args({"path": PATH, **options}), pytest.raises(SystemExit):
+            host_firewall.main()
+        return json.loads(capsys.readouterr().out)
+
+    return call
+
+
+def test_first_run_second_run_removal(host: FakeHost, run: Any, tmp_path: Path) -> None:
+    first = run(bridges=["mt-alpha"], log_dir=str(tmp_path))
+    assert host.applied == ["create file", "create table", "create unit", "create hook", "create start"]
+    assert [change["kind"] for change in first["changes"]] == [
+        "firewall file",
+        "firewall table",
+        "firewall boot unit",
+        "firewall reload hook",
+        "firewall start at boot",
+    ]
+    assert (first["changed"], first["table_state"], first["uplinks"]) == (True, "missing", [])
+    log = (tmp_path / "components" / "multi_tenancy.log").read_text(encoding="utf-8")
+    assert [json.loads(line)["kind"] for line in log.splitlines()] == [change["kind"] for change in first["changes"]]
+
+    second = run(bridges=["mt-alpha"])
+    assert (second["changed"], second["table_state"], second["changes"]) == (False, "ok", [])
+
+    removed = run(state="absent")
+    assert [change["action"] for change in removed["changes"]] == ["delete"] * 5
+    assert host.now == State()
+    assert run(state="absent")["changed"] is False
+
+
+def test_one_more_bridge_changes_file_and_table(host: FakeHost, run: Any) -> None:
+    run(bridges=["mt-alpha"])
+    host.applied.clear()
+    result = run(bridges=["mt-beta", "mt-alpha"], _ansible_diff=True)
+    assert host.applied == ["update file", "update table"]
+    assert '"mt-beta" . "mt-beta"' in result["diff"][0]["after"]
+    assert '"mt-beta" . "mt-beta"' not in result["diff"][0]["before"]
+
+
+@pytest.mark.parametrize(("listing", "state"), [(None, "missing"), ("table inet x {\n}\n", "altered")])
+def test_what_happened_to_the_table_is_mended(host: FakeHost, run: Any, listing: str | None, state: str) -> None:
+    run()
+    host.now = replace(host.now, table=listing)
+    host.applied.clear()
+    assert run(_ansible_check_mode=True)["table_state"] == state
+    assert host.applied == []
+    assert run()["changed"] is True
+    assert host.applied == ["create table" if listing is None else "update table"]
+
+
+def test_check_mode_on_a_bare_host(host: FakeHost, run: Any) -> None:
+    host.nft = None
+    result = run(_ansible_check_mode=True)
+    assert (result["changed"], len(result["changes"]), result["table_state"]) == (True, 5, "missing")
+    assert host.now == State()
+
+
+def test_without_nft_nothing_is_done(host: FakeHost, run: Any) -> None:
+    host.nft = None
+    result = run()
+    assert result["failed"] is True
+    assert result["msg"] == "nft is not installed, so no client can be isolated; install the package nftables."
+    assert host.now == State()
+
+
+@pytest.mark.parametrize(
+    ("options", "uplinks"),
+    [({}, ["br0"]), ({"uplinks": []}, []), ({"uplinks": ["br1"]}, ["br1"])],
+    ids=["found", "none", "named"],
+)
+def test_uplinks(host: FakeHost, run: Any, options: dict[str, Any], uplinks: list[str]) -> None:
+    host.routes, host.bridges = ["br0", "eth0"], {"br0"}
+    assert run(**options)["uplinks"] == uplinks
+
+
+def test_edge_ports_count_only_when_clients_reach_the_edge(host: FakeHost, run: Any) -> None:
+    run()
+    assert host.now.file is not None
+    assert "443" not in host.now.file
+    run(clients_reach_edge=True, edge_ports=[8443])
+    assert "8443" in host.now.file
+
+
+def test_without_boot_the_unit_goes(host: FakeHost, run: Any) -> None:
+    run()
+    host.applied.clear()
+    run(boot=False)
+    assert host.applied == ["delete start", "delete hook", "delete unit"]
+
+
+def test_prefix_that_would_cut_the_host_off(host: FakeHost, run: Any) -> None:
+    host.routes = ["mt-uplink"]
+    result = run()
+    assert result["failed"] is True
+    assert "would cut the host off" in result["faults"][0]
+    assert host.now == State()
+
+
+def test_init_scripts_need_no_hook(host: FakeHost, run: Any) -> None:
+    host.init, host.unit_path = "sysv", "/etc/init.d/agency-stack-firewall"
+    run()
+    assert host.applied == ["create file", "create table", "create unit", "create start"]
+    assert host.now.unit is not None
+    assert host.now.unit.startswith("#!/bin/sh\n")
+
+
+@pytest.mark.parametrize("state", ["present", "absent"])
+def test_table_of_somebody_else(host: FakeHost, run: Any, state: str) -> None:
+    host.now = State(table="table inet filter {\n\tchain input {\n\t}\n}\n")
+    result = run(table="filter", state=state)
+    assert result["failed"] is True
+    assert OWNER not in result["msg"]
+    assert host.applied == []
+
+
+def test_a_failure_is_told_with_what_was_done(host: FakeHost, run: Any) -> None:
+    host.broken = "table"
+    result = run()
+    assert result["failed"] is True
+    assert result["msg"] == "The firewall table is broken."
+    assert [change["kind"] for change in result["changes"]] == ["firewall file"]
