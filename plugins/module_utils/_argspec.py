@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from ansible_collections.agency_stack.multi_tenancy.plugins.module_utils._engine import DEFAULT_DOCKER_HOST
+from ansible_collections.agency_stack.multi_tenancy.plugins.module_utils._labels import DEFAULT_DOCKER_HOST
 from ansible_collections.agency_stack.multi_tenancy.plugins.module_utils._layout import (
     DEFAULT_LOG_DIR,
     DEFAULT_ROOT,

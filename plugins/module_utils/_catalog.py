@@ -53,9 +53,11 @@ SERVICE_SPEC: dict[str, Any] = {
     },
     "deploy": {
         "type": "dict",
+        "apply_defaults": True,
         "options": {
             "update_config": {
                 "type": "dict",
+                "apply_defaults": True,
                 "options": {
                     "order": {"type": "str", "choices": ["stop-first", "start-first"], "default": "stop-first"},
                 },
@@ -124,6 +126,22 @@ def parse_volume(text: str) -> tuple[str, str, bool]:
     return match[1], match[2], match[3] == ":ro"
 
 
+def merge(weak: Mapping[str, Any], strong: Mapping[str, Any]) -> dict[str, Any]:
+    """strong laid over weak: mappings are merged key by key, null takes a key away again, all else replaces."""
+    result = deepcopy(dict(weak))
+    for key, value in strong.items():
+        # YAML knows numbers as keys; as text they are refused by name like any other unknown one.
+        key = str(key)  # noqa: PLW2901
+        if value is None:
+            result.pop(key, None)
+        elif isinstance(value, Mapping):
+            below = result.get(key)
+            result[key] = merge(below if isinstance(below, Mapping) else {}, value)
+        else:
+            result[key] = deepcopy(value)
+    return result
+
+
 def normalise_services(services: Mapping[str, Any]) -> tuple[dict[str, dict[str, Any]], list[str]]:
     """Check a catalog and fill in its defaults.
 
@@ -139,16 +157,43 @@ def normalise_services(services: Mapping[str, Any]) -> tuple[dict[str, dict[str,
         elif not isinstance(service, Mapping):
             faults.append(f"{where} must be a mapping with Compose's keys.")
         else:
-            validated = ArgumentSpecValidator(SERVICE_SPEC).validate(deepcopy(dict(service)))
-            faults += [f"{where}: {message.rstrip('.')}." for message in validated.error_messages]
-            if not validated.error_messages:
+            given = merge({}, service)
+            validated = ArgumentSpecValidator(SERVICE_SPEC).validate(deepcopy(given))
+            # Ansible would take text for a list and cut it at the commas.
+            messages = validated.error_messages + [
+                f"{key} {shown(given[key])} must be a list"
+                for key, spec in SERVICE_SPEC.items()
+                if spec["type"] == "list" and isinstance(given.get(key), str)
+            ]
+            faults += [f"{where}: {as_sentence(message)}" for message in messages]
+            if not messages:
                 normal[name] = {k: v for k, v in validated.validated_parameters.items() if v is not None}
                 faults += [f"{where}.{fault}." for fault in _value_faults(normal[name])]
     return normal, faults
 
 
+def as_sentence(message: str) -> str:
+    """A message of Ansible's argument check as a sentence."""
+    return message.replace(". Supported parameters include: ", " is not known; known are ").rstrip(".") + "."
+
+
+def container_faults(holder: Mapping[str, Any]) -> list[str]:
+    """What is wrong with the image and the memory limit of a service, or of the edge; no sentence ends with a dot."""
+    faults = []
+    if _IMAGE.fullmatch(holder["image"]) is None:
+        faults.append(f"image {shown(holder['image'])} is not allowed: use name[:tag][@sha256:digest]")
+    if "mem_limit" in holder:
+        try:
+            # The engine itself refuses less than 6 MiB, and counts with 63 bits.
+            if not 6 * 1024**2 <= parse_size(holder["mem_limit"]) < 2**63:
+                faults.append(f"mem_limit {shown(holder['mem_limit'])} is not allowed: use 6m or more")
+        except ValueError as exc:
+            faults.append(f"mem_limit: {exc}")
+    return faults
+
+
 def _value_faults(service: Mapping[str, Any]) -> list[str]:
-    faults: list[str] = []
+    faults = container_faults(service)
 
     def check(key: str, valid: bool, allowed: str) -> None:
         if not valid:
@@ -160,7 +205,6 @@ def _value_faults(service: Mapping[str, Any]) -> list[str]:
         except ValueError as exc:
             faults.append(f"{key}: {exc}")
 
-    check("image", _IMAGE.fullmatch(service["image"]) is not None, "use name[:tag][@sha256:digest]")
     for key, pattern, allowed in (
         ("user", _USER, "use uid or uid:gid in numbers"),
         ("subdomain", _SUBDOMAIN, "use one part of a host name, such as shop"),
@@ -171,15 +215,15 @@ def _value_faults(service: Mapping[str, Any]) -> list[str]:
     for key, lowest, highest in (("port", 1, 65535), ("pids_limit", 1, 4194304), ("cpus", 0.01, 4096)):
         if key in service:
             check(key, lowest <= service[key] <= highest, f"use {lowest} to {highest}")
-    if "mem_limit" in service:
-        parsed("mem_limit", parse_size, service["mem_limit"])
-        if not any(fault.startswith("mem_limit") for fault in faults):
-            # The engine itself refuses less than 6 MiB.
-            check("mem_limit", parse_size(service["mem_limit"]) >= 6 * 1024**2, "use 6m or more")
     parsed("stop_grace_period", parse_duration, service["stop_grace_period"])
-    for key in ("interval", "timeout", "start_period"):
-        if key in service.get("healthcheck", {}):
+    if "healthcheck" in service:
+        for key in ("interval", "timeout", "start_period"):
             parsed(f"healthcheck.{key}", parse_duration, service["healthcheck"][key])
+        test = service["healthcheck"]["test"]
+        if test[:1] not in (["CMD"], ["CMD-SHELL"]) or len(test) < 2:
+            faults.append(
+                f"healthcheck.test {shown(test)} is not allowed: use [CMD, program, argument ...] or [CMD-SHELL, line]"
+            )
     for volume in service["volumes"]:
         parsed("volumes", parse_volume, volume)
     for mount in service["tmpfs"]:

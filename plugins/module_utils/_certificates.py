@@ -83,9 +83,23 @@ def why_renew(facts: Facts | None, names: Sequence[str], authority: str, now: da
     return None
 
 
-def make_authority(name: str, now: datetime.datetime) -> Pair:
-    """A new certificate authority."""
-    key = ec.generate_private_key(ec.SECP256R1())
+def make_authority(name: str, now: datetime.datetime, key_pem: str | None = None) -> Pair:
+    """A new certificate authority.
+
+    Args:
+        name: Its common name.
+        now: UTC.
+        key_pem: The key that it is made for; a new one when None.
+
+    Raises:
+        TenancyError: The key is damaged.
+    """
+    key: Any = ec.generate_private_key(ec.SECP256R1())
+    if key_pem is not None:
+        try:
+            key = serialization.load_pem_private_key(key_pem.encode(), password=None)
+        except ValueError as exc:
+            raise TenancyError("The certificate authority's ca.key is damaged; restore it from a copy.") from exc
     subject = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, name)])
     identifier = x509.SubjectKeyIdentifier.from_public_key(key.public_key())
     certificate = (

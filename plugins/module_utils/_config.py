@@ -8,12 +8,17 @@ from __future__ import annotations
 import ipaddress
 import json
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from copy import deepcopy
 from typing import Any
 
 from ansible.module_utils.common.arg_spec import ArgumentSpecValidator
-from ansible_collections.agency_stack.multi_tenancy.plugins.module_utils._catalog import normalise_services
+from ansible_collections.agency_stack.multi_tenancy.plugins.module_utils._catalog import (
+    as_sentence,
+    container_faults,
+    merge,
+    normalise_services,
+)
 from ansible_collections.agency_stack.multi_tenancy.plugins.module_utils._contract import fault_of_level
 from ansible_collections.agency_stack.multi_tenancy.plugins.module_utils._images import BUILT_IN as BUILT_IN_IMAGES
 from ansible_collections.agency_stack.multi_tenancy.plugins.module_utils._images import reference
@@ -26,6 +31,9 @@ from ansible_collections.agency_stack.multi_tenancy.plugins.module_utils._plan i
 
 # The value of `image` that stands for the image which the platform builds by itself.
 BUILT_IN = "built-in"
+
+# https://www.rfc-editor.org/rfc/rfc1918
+_PRIVATE = ("10.0.0.0/8", "172.16.0.0/12", "192.168.0.0/16")
 
 _NAME_PREFIX = re.compile(r"[a-z][a-z0-9]{0,5}")
 
@@ -79,7 +87,8 @@ def effective_config(layers: list[tuple[str, Mapping[str, Any]]]) -> dict[str, A
     """Lay the settings over each other and check the result.
 
     Args:
-        layers: (where it comes from, settings), the weakest first. Mappings are merged key by key, all else replaces.
+        layers: (where it comes from, settings), the weakest first. Mappings are merged key by key, null takes a setting
+            back to its default, all else replaces.
 
     Returns:
         The effective settings, every key present, images of the platform's own as real references.
@@ -97,12 +106,13 @@ def effective_config(layers: list[tuple[str, Mapping[str, Any]]]) -> dict[str, A
         merged = merge(merged, {key: value for key, value in settings.items() if key in CONFIG_SPEC})
     validated = ArgumentSpecValidator(CONFIG_SPEC).validate(deepcopy(merged))
     where = " and ".join(source for source, settings in layers if settings) or "The settings"
-    faults += [f"{where}: {message.rstrip('.')}." for message in validated.error_messages]
+    faults += [f"{where}: {as_sentence(message)}" for message in validated.error_messages]
     if faults:
         raise InvalidInput(faults)
     config: dict[str, Any] = validated.validated_parameters
-    services, faults = normalise_services(merge({"site": SITE_SERVICE}, config["services"]))
-    faults += _value_faults(config, services)
+    catalog = merge({"site": SITE_SERVICE}, config["services"])
+    services, faults = normalise_services(catalog)
+    faults += _value_faults(config, services, list(catalog))
     if faults:
         raise InvalidInput([f"{where}: {fault}" for fault in faults])
     config["services"] = services
@@ -114,19 +124,7 @@ def effective_config(layers: list[tuple[str, Mapping[str, Any]]]) -> dict[str, A
     return config
 
 
-def merge(weak: Mapping[str, Any], strong: Mapping[str, Any]) -> dict[str, Any]:
-    """strong laid over weak; mappings are merged key by key, all else is replaced."""
-    result = dict(deepcopy(dict(weak)))
-    for key, value in strong.items():
-        below = result.get(key)
-        if isinstance(below, Mapping) and isinstance(value, Mapping):
-            result[key] = merge(below, value)
-        else:
-            result[key] = deepcopy(value)
-    return result
-
-
-def _value_faults(config: Mapping[str, Any], services: Mapping[str, Any]) -> list[str]:
+def _value_faults(config: Mapping[str, Any], services: Mapping[str, Any], catalog: Sequence[str]) -> list[str]:
     faults: list[str] = []
     for check, key in ((check_client_id, "default_client_id"), (canonical_domain, "root_domain")):
         try:
@@ -142,8 +140,8 @@ def _value_faults(config: Mapping[str, Any], services: Mapping[str, Any]) -> lis
             faults.append(
                 f"subnet_prefix {config['subnet_prefix']} must lie between the pool's {pool.prefixlen} and 29."
             )
-        if not pool.is_private:
-            faults.append(f"network_pool {pool} is not a private range.")
+        if not any(pool.subnet_of(ipaddress.IPv4Network(network)) for network in _PRIVATE):
+            faults.append(f"network_pool {pool} is not a private range: use a part of {', '.join(_PRIVATE)}.")
     except ValueError as exc:
         faults.append(f"network_pool: {exc}; use a private IPv4 network such as 10.217.0.0/16.")
     if _NAME_PREFIX.fullmatch(config["name_prefix"]) is None:
@@ -157,15 +155,16 @@ def _value_faults(config: Mapping[str, Any], services: Mapping[str, Any]) -> lis
     ports = [config["edge"][key] for key in ("http_port", "https_port", "api_port")]
     if not all(1 <= port <= 65535 for port in ports) or len(set(ports)) != len(ports):
         faults.append("edge: http_port, https_port and api_port must be three different ports from 1 to 65535.")
+    faults += [f"edge.{fault}." for fault in container_faults(config["edge"])]
     faults += [
         f"services.{name}: there is no built-in image of that name; set image."
         for name, service in services.items()
         if service["image"] == BUILT_IN and name not in BUILT_IN_IMAGES
     ]
     faults += [
-        f"client_services: '{shown(name)[1:-1]}' is not in the catalog ({', '.join(services)})."
+        f"client_services: '{shown(name)[1:-1]}' is not in the catalog ({', '.join(catalog)})."
         for name in config["client_services"]
-        if name not in services
+        if name not in catalog
     ]
     return faults
 

@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from ansible_collections.agency_stack.multi_tenancy.plugins.module_utils._catalog import parse_size
-from ansible_collections.agency_stack.multi_tenancy.plugins.module_utils._engine import (
+from ansible_collections.agency_stack.multi_tenancy.plugins.module_utils._labels import (
     LABEL_COMPONENT,
     LABEL_PLATFORM,
     LABEL_SERVICE,

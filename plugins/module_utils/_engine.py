@@ -13,6 +13,7 @@ from http import HTTPStatus
 from typing import TYPE_CHECKING, Any
 
 from ansible.module_utils.basic import missing_required_lib
+from ansible_collections.agency_stack.multi_tenancy.plugins.module_utils._labels import DEFAULT_DOCKER_HOST
 from ansible_collections.agency_stack.multi_tenancy.plugins.module_utils._plan import TenancyError
 
 try:
@@ -28,16 +29,6 @@ except ImportError:
 
 if TYPE_CHECKING:
     from ansible.module_utils.basic import AnsibleModule
-
-DEFAULT_DOCKER_HOST = "unix:///var/run/docker.sock"
-
-# Every object of ours carries these, so that everything can be found again without a state file.
-LABEL_PLATFORM = "agency_stack.platform"
-LABEL_COMPONENT = "agency_stack.component"
-LABEL_CLIENT = "agency_stack.client_id"
-LABEL_SERVICE = "agency_stack.service"
-LABEL_LEVEL = "agency_stack.isolation_level"
-LABEL_SPEC = "agency_stack.spec_hash"
 
 
 def connect(docker_host: str = DEFAULT_DOCKER_HOST, timeout: int = 60) -> Any:

@@ -10,7 +10,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from ansible_collections.agency_stack.multi_tenancy.plugins.module_utils._engine import LABEL_PLATFORM, LABEL_SPEC
+from ansible_collections.agency_stack.multi_tenancy.plugins.module_utils._labels import LABEL_PLATFORM, LABEL_SPEC
 from ansible_collections.agency_stack.multi_tenancy.plugins.module_utils._plan import Change, spec_hash
 
 _BRIDGE_NAME = "com.docker.network.bridge.name"
@@ -76,8 +76,8 @@ def plan_networks(wanted: Sequence[NetworkSpec], actual: Iterable[Mapping[str, A
             continue
         labels = network.get("Labels") or {}
         if labels.get(LABEL_PLATFORM) != platform:
-            # Not ours to remove: the engine refuses the creation, and says so for this client alone.
-            changes.append(_change("create", spec, None))
+            # Not ours to remove: the applier refuses, for this client alone.
+            changes.append(_change("create", spec, read_network(network)))
         elif labels.get(LABEL_SPEC) != spec.hash or read_network(network) != spec.shown():
             changes.append(_change("recreate", spec, read_network(network) | {"id": network["Id"]}))
     return changes

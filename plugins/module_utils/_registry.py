@@ -6,12 +6,12 @@
 from __future__ import annotations
 
 import ipaddress
-from collections.abc import Iterable, Mapping, Sequence
+import itertools
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from copy import deepcopy
 from typing import Any
 
-from ansible_collections.agency_stack.multi_tenancy.plugins.module_utils._catalog import normalise_services
-from ansible_collections.agency_stack.multi_tenancy.plugins.module_utils._config import merge
+from ansible_collections.agency_stack.multi_tenancy.plugins.module_utils._catalog import merge, normalise_services
 from ansible_collections.agency_stack.multi_tenancy.plugins.module_utils._contract import fault_of_level
 from ansible_collections.agency_stack.multi_tenancy.plugins.module_utils._names import (
     canonical_domain,
@@ -29,6 +29,20 @@ VERSION = 1
 
 # What an operator may name of a client; everything else of an entry is allocated once and kept.
 EDITABLE = ("domain", "aliases", "isolation_level", "services", "state")
+STATES = ("present", "suspended", "absent")
+
+_ENTRY_TYPES: dict[str, type] = {
+    "client_id": str,
+    "domain": str,
+    "aliases": list,
+    "isolation_level": str,
+    "services": dict,
+    "state": str,
+    "index": int,
+    "subnet": str,
+    "uid": int,
+    "gid": int,
+}
 
 
 def empty_document() -> dict[str, Any]:
@@ -46,22 +60,47 @@ def check_document(document: Any, path: str) -> dict[str, Any]:
             f"{path} has version {shown(version)} and this collection knows version {VERSION}; nothing was touched: "
             "use the collection that wrote it."
         )
-    seen: set[str] = set()
-    for entry in document["clients"]:
-        missing = [
-            key
-            for key in ("client_id", "domain", "isolation_level", "state", "index", "subnet", "uid", "gid")
-            if not isinstance(entry, Mapping) or key not in entry
-        ]
-        if missing:
-            raise TenancyError(f"{path}: an entry lacks {', '.join(missing)}; restore the file from a copy.")
-        check_client_id(entry["client_id"])
-        if entry["client_id"] in seen:
+    for number, entry in enumerate(document["clients"], 1):
+        fault = _fault_of_entry(entry)
+        if fault:
+            raise TenancyError(f"{path}: entry {number} {fault}; restore the file from a copy.")
+    for key in ("client_id", "index", "uid", "gid"):
+        seen: set[Any] = set()
+        for entry in document["clients"]:
+            if entry[key] in seen:
+                raise TenancyError(
+                    f"{path}: {key} {shown(entry[key])} of client '{entry['client_id']}' stands in it twice; "
+                    "restore the file from a copy."
+                )
+            seen.add(entry[key])
+    subnets = sorted((ipaddress.IPv4Network(entry["subnet"]), entry["client_id"]) for entry in document["clients"])
+    for (lower, one), (upper, other) in itertools.pairwise(subnets):
+        if lower.overlaps(upper):
             raise TenancyError(
-                f"{path}: client '{entry['client_id']}' stands in it twice; restore the file from a copy."
+                f"{path}: the subnets {lower} of client '{one}' and {upper} of client '{other}' overlap; "
+                "restore the file from a copy."
             )
-        seen.add(entry["client_id"])
     return deepcopy(dict(document))
+
+
+def _fault_of_entry(entry: Any) -> str | None:
+    """Why an entry of the registry's file cannot be used, as a part of a sentence."""
+    wrong = [
+        key
+        for key, kind in _ENTRY_TYPES.items()
+        if not isinstance(entry, Mapping) or not isinstance(entry.get(key), kind)
+    ]
+    if wrong:
+        return f"lacks a proper {', '.join(wrong)}"
+    try:
+        check_client_id(entry["client_id"])
+        ipaddress.IPv4Network(entry["subnet"])
+    except (InvalidInput, ValueError) as exc:
+        return f"is damaged ({exc})"
+    if entry["state"] not in STATES:
+        return f"has the state {shown(entry['state'])} instead of one of {', '.join(STATES)}"
+    level_fault = fault_of_level(entry["isolation_level"])
+    return None if level_fault is None else f"cannot be used ({level_fault})"
 
 
 def plan_registry(
@@ -88,17 +127,18 @@ def plan_registry(
     """
     faults: list[str] = []
     entries: dict[str, dict[str, Any]] = {entry["client_id"]: deepcopy(entry) for entry in document["clients"]}
-    touched: list[str] = []
+    # In the order in which they were named, each once.
+    touched: dict[str, None] = {}
     for item in wanted:
         entry, item_faults = _merged(entries, item, config, now)
         faults += item_faults
         if not item_faults:
             entries[entry["client_id"]] = entry
-            touched.append(entry["client_id"])
+            touched[entry["client_id"]] = None
     faults += _hostname_faults(entries, touched, config)
     if faults:
         raise InvalidInput(faults)
-    _allocate(entries, touched, config, occupied)
+    _allocate(entries, list(touched), config, occupied)
     before = {entry["client_id"]: entry for entry in document["clients"]}
     changes = [
         Change(
@@ -109,7 +149,7 @@ def plan_registry(
             after=entries[client_id],
             client_id=client_id,
         )
-        for client_id in sorted(set(touched))
+        for client_id in sorted(touched)
         if entries[client_id] != before.get(client_id)
     ]
     result = {**document, "clients": [entries[client_id] for client_id in sorted(entries)]}
@@ -135,16 +175,32 @@ def select_clients(document: Mapping[str, Any], client_ids: Sequence[str] | None
 def hostnames(client: Mapping[str, Any], config: Mapping[str, Any]) -> list[str]:
     """Every host name that a client owns: of its services that are reached through the edge."""
     names = [name for service in routed_services(client, config) for name in service_hostnames(client, config, service)]
-    return sorted({client["domain"], *client.get("aliases", []), *names})
+    return sorted({client["domain"], *client["aliases"], *names})
 
 
 def client_services(client: Mapping[str, Any], config: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
-    """A client's services with its overrides laid over the catalog."""
+    """A client's services with its overrides laid over the catalog.
+
+    Raises:
+        InvalidInput: The catalog has lost one, or an override does not fit it.
+    """
     catalog = config["services"]
-    return {
-        name: normalise_services({name: merge(catalog[name], overrides)})[0][name] if overrides else catalog[name]
-        for name, overrides in client["services"].items()
-    }
+    services: dict[str, dict[str, Any]] = {}
+    faults: list[str] = []
+    for name, overrides in client["services"].items():
+        if name not in catalog:
+            faults.append(f"services: {shown(name)} is not in the catalog ({', '.join(catalog)}).")
+        elif not isinstance(overrides, Mapping):
+            faults.append(f"services.{name} must be a mapping with Compose's keys.")
+        elif overrides:
+            normal, service_faults = normalise_services({name: merge(catalog[name], overrides)})
+            services |= normal
+            faults += service_faults
+        else:
+            services[name] = catalog[name]
+    if faults:
+        raise InvalidInput([f"Client '{client['client_id']}': {fault}" for fault in faults])
+    return services
 
 
 def routed_services(client: Mapping[str, Any], config: Mapping[str, Any]) -> list[str]:
@@ -155,7 +211,7 @@ def routed_services(client: Mapping[str, Any], config: Mapping[str, Any]) -> lis
 def service_hostnames(client: Mapping[str, Any], config: Mapping[str, Any], service: str) -> list[str]:
     """The host names at which one service of a client answers."""
     subdomain = client_services(client, config)[service].get("subdomain")
-    bases = [client["domain"], *client.get("aliases", [])]
+    bases = {client["domain"], *client["aliases"]}
     if not subdomain:
         return sorted(bases)
     # A subdomain in front of a wildcard would be no host name; the wildcard covers it already.
@@ -192,9 +248,13 @@ def _merged(
     if level_fault:
         faults.append(level_fault)
     if "services" in given:
-        entry["services"] = deepcopy(given["services"])
-        faults += _service_faults(entry["services"], config["services"])
-    if "state" in given:
+        # `name:` without anything is YAML's way to say: as in the catalog.
+        entry["services"] = {
+            name: {} if value is None else value for name, value in deepcopy(given["services"]).items()
+        }
+    if given.get("state", "present") not in STATES:
+        faults.append(f"state {shown(given['state'])} is not allowed: use one of {', '.join(STATES)}.")
+    elif "state" in given:
         entry["state"] = given["state"]
     return entry, faults
 
@@ -207,26 +267,15 @@ def _set(entry: dict[str, Any], key: str, make: Any) -> list[str]:
     return []
 
 
-def _service_faults(services: Any, catalog: Mapping[str, Any]) -> list[str]:
-    faults: list[str] = []
-    for name, overrides in services.items():
-        if name not in catalog:
-            faults.append(f"services: {shown(name)} is not in the catalog ({', '.join(catalog)}).")
-        else:
-            faults += normalise_services({name: merge(catalog[name], overrides or {})})[1]
-    return faults
-
-
 def _hostname_faults(
     entries: Mapping[str, Mapping[str, Any]], touched: Iterable[str], config: Mapping[str, Any]
 ) -> list[str]:
-    """One fault for each host name of a touched client that another client owns.
+    """One fault for each host name that two clients, or two services of one client, would answer at.
 
-    Names are looked up in a table, so that adding one client does not compare all pairs.
+    All clients are looked at, since a change of the catalog can give names to clients that no edit touches. Names are
+    looked up in a table, so that adding one client does not compare all pairs.
     """
     touched = set(touched)
-    if not touched:
-        return []
     owner: dict[str, str] = {}
     wildcards: dict[str, str] = {}
     below: dict[str, str] = {}
@@ -245,13 +294,36 @@ def _hostname_faults(
         return None
 
     for client_id in sorted(entries, key=lambda name: (name in touched, name)):
-        for name in hostnames(entries[client_id], config):
+        try:
+            names = hostnames(entries[client_id], config)
+            faults += _service_name_faults(entries[client_id], config)
+        except InvalidInput as exc:
+            faults += exc.faults
+            continue
+        for name in names:
             taken = claim(client_id, name)
             if taken is not None:
                 faults.append(
                     f"The host name {name} of client '{client_id}' belongs to client '{taken}' already; "
                     "choose another, or take it from that client first."
                 )
+    return faults
+
+
+def _service_name_faults(client: Mapping[str, Any], config: Mapping[str, Any]) -> list[str]:
+    """Two services at one name would answer in turn; a name that subdomain and domain make must be one."""
+    faults: list[str] = []
+    owner: dict[str, str] = {}
+    for service in routed_services(client, config):
+        for name in service_hostnames(client, config, service):
+            other = owner.setdefault(name, service)
+            if other != service:
+                faults.append(
+                    f"The services '{other}' and '{service}' of client '{client['client_id']}' would both answer at "
+                    f"{name}; give one of them another subdomain."
+                )
+            if name not in (client["domain"], *client["aliases"]):
+                faults += _set({}, "name", lambda name=name: canonical_domain(name, "the host name"))
     return faults
 
 
@@ -274,33 +346,45 @@ def _allocate(
                     "set network_pool in config.yaml to a private range that nothing else uses."
                 ]
             )
-    size = 2 ** (32 - config["subnet_prefix"])
-    taken = {entry["index"] for entry in entries.values() if "index" in entry}
-    used = [ipaddress.IPv4Network(entry["subnet"]) for entry in entries.values() if "subnet" in entry]
-    used_addresses = {(int(network.network_address), network.num_addresses) for network in used}
-    index = 0
+    # What was allocated under earlier settings stays in use.
+    old = [entry for entry in entries.values() if "index" in entry]
+    indexes = {entry["index"] for entry in old}
+    ids = {entry[key] for entry in old for key in ("uid", "gid")}
+    numbers = (
+        number for number in itertools.count(1) if number not in indexes and config["uid_base"] + number not in ids
+    )
+    subnets = _free_subnets(pool, config["subnet_prefix"], [ipaddress.IPv4Network(entry["subnet"]) for entry in old])
     for client_id in fresh:
-        while True:
-            index += 1
-            start = int(pool.network_address) + (index - 1) * size
-            if start + size > int(pool.broadcast_address) + 1:
-                raise InvalidInput(
-                    [
-                        f"network_pool {pool} has no free /{config['subnet_prefix']} left for client '{client_id}'; "
-                        "remove clients or set a larger pool in config.yaml."
-                    ]
-                )
-            if index not in taken and not _collides(start, size, used_addresses):
-                break
-        taken.add(index)
+        subnet = next(subnets, None)
+        if subnet is None:
+            raise InvalidInput(
+                [
+                    f"network_pool {pool} has no free /{config['subnet_prefix']} left for client '{client_id}'; "
+                    "remove clients or set a larger pool in config.yaml."
+                ]
+            )
+        index = next(numbers)
         entries[client_id] |= {
             "index": index,
-            "subnet": f"{ipaddress.IPv4Address(start)}/{config['subnet_prefix']}",
+            "subnet": str(subnet),
             "uid": config["uid_base"] + index,
             "gid": config["uid_base"] + index,
         }
 
 
-def _collides(start: int, size: int, used: Iterable[tuple[int, int]]) -> bool:
-    """Whether a range meets a used one; subnets of an earlier pool setting stay in use."""
-    return any(start < other + length and other < start + size for other, length in used)
+def _free_subnets(
+    pool: ipaddress.IPv4Network, prefix: int, used: Iterable[ipaddress.IPv4Network]
+) -> Iterator[ipaddress.IPv4Network]:
+    """The parts of the pool that meet no used network, in order."""
+    size = 2 ** (32 - prefix)
+    # The numbers of the parts that each used network touches.
+    first = int(pool.network_address)
+    taken: set[int] = set()
+    for network in used:
+        if pool.overlaps(network):
+            begin = (max(int(network.network_address), first) - first) // size
+            end = (min(int(network.broadcast_address), int(pool.broadcast_address)) - first) // size
+            taken.update(range(begin, end + 1))
+    for number in range(pool.num_addresses // size):
+        if number not in taken:
+            yield ipaddress.IPv4Network((first + number * size, prefix))

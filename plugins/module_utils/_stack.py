@@ -6,17 +6,18 @@
 from __future__ import annotations
 
 import ipaddress
+import itertools
 import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
-from ansible_collections.agency_stack.multi_tenancy.plugins.module_utils._engine import (
+from ansible_collections.agency_stack.multi_tenancy.plugins.module_utils._labels import (
     LABEL_CLIENT,
     LABEL_SERVICE,
     LABEL_SPEC,
 )
-from ansible_collections.agency_stack.multi_tenancy.plugins.module_utils._plan import Change, TenancyError, spec_hash
+from ansible_collections.agency_stack.multi_tenancy.plugins.module_utils._plan import Change, spec_hash
 
 LOG_CONFIG = {"Type": "json-file", "Config": {"max-size": "10m", "max-file": "3"}}
 
@@ -126,9 +127,9 @@ class Start:
 
     Args:
         spec: What is wanted.
-        address: The pinned address, or None on the host's network.
+        address: The pinned address; None on the host's network, or when the subnet is full.
         name: The name it gets.
-        existing: The container that is as wanted and only has to be started, if there is one.
+        existing: The container that is as wanted and only has to be started, or waited for, if there is one.
         olds: The containers whose place it takes.
         restart: Whether `existing` runs and is to be started anew.
     """
@@ -149,13 +150,11 @@ class StackPlan:
         starts: Containers to bring up.
         removals: Containers that nothing needs once the routes point to the others, and names to take over.
         backends: Address of each service by client, once the plan is done.
-        pending: Containers that are as wanted and whose health is not known yet, with what is wanted of them.
     """
 
     starts: list[Change]
     removals: list[Change]
     backends: dict[str, dict[str, str]]
-    pending: list[tuple[ContainerSpec, ContainerState]]
 
 
 _HEALTH = re.compile(r"\((healthy|unhealthy|health: starting)\)")
@@ -198,9 +197,6 @@ def plan_stacks(
         actual: The platform's containers, as the engine lists them.
         clients: Whose containers are in question; those of others are left alone. None stands for the platform.
         restart: Whether containers that run as wanted are started anew.
-
-    Raises:
-        TenancyError: A client's subnet has no address left.
     """
     in_question = set(clients)
     by_service: dict[tuple[str | None, str], list[ContainerState]] = {}
@@ -210,7 +206,7 @@ def plan_stacks(
             by_service.setdefault((state.client_id, state.service), []).append(state)
             for network, address in state.addresses.items():
                 used.setdefault(network, set()).add(address)
-    plan = StackPlan([], [], {}, [])
+    plan = StackPlan([], [], {})
     for spec in wanted:
         states = by_service.pop((spec.client_id, spec.service), [])
         _plan_service(plan, spec, states, used.setdefault(spec.network, set()), restart)
@@ -222,18 +218,16 @@ def plan_stacks(
 def _plan_service(
     plan: StackPlan, spec: ContainerSpec, states: Sequence[ContainerState], used: set[str], restart: bool
 ) -> None:
-    # The best of those that are as wanted is kept: one that serves before one that does not.
-    fitting = sorted((s for s in states if s.spec_hash == spec.hash), key=lambda s: (not s.serves, s.name != spec.name))
-    keep = fitting[0] if fitting else None
+    keep = next(iter(as_wanted(spec, states)), None)
     olds = [state for state in states if state is not keep]
     if keep is not None:
         address = keep.addresses.get(spec.network)
         name = keep.name
-        if keep.state != "running" or restart:
-            start = Start(spec, address, name, keep, olds, restart=keep.state == "running")
-            plan.starts.append(_start("update", spec, start, {"state": keep.state}))
-        elif keep.health == "starting":
-            plan.pending.append((spec, keep))
+        # Nothing is taken away before the one that stays is known to serve: an interrupted run may have left both.
+        unproven = bool(olds) and keep.health in ("starting", "unhealthy")
+        if keep.state != "running" or restart or unproven:
+            start = Start(spec, address, name, keep, olds, restart=restart and keep.state == "running")
+            plan.starts.append(_start("update", spec, start, {"state": keep.state, "health": keep.health}))
     else:
         address = _free_address(spec, used)
         names = {state.name for state in states}
@@ -259,6 +253,18 @@ def _plan_service(
         plan.backends.setdefault(spec.client_id, {})[spec.service] = address
 
 
+def as_wanted(spec: ContainerSpec, states: Iterable[ContainerState]) -> list[ContainerState]:
+    """Those containers that are as wanted, the best first: one that serves before one that does not."""
+    fitting = [
+        state
+        for state in states
+        if state.spec_hash == spec.hash
+        and state.state not in ("dead", "removing")
+        and (spec.subnet is None or spec.network in state.addresses)
+    ]
+    return sorted(fitting, key=lambda state: (not state.serves, state.health != "healthy", state.name != spec.name))
+
+
 def serving_backends(actual: Iterable[ContainerState], clients: Mapping[str, str]) -> dict[str, dict[str, str]]:
     """Address of each service by client, as it serves now.
 
@@ -278,13 +284,12 @@ def _free_address(spec: ContainerSpec, used: set[str]) -> str | None:
     if spec.subnet is None:
         return None
     # The first host address is the gateway.
-    for host in list(ipaddress.IPv4Network(spec.subnet).hosts())[1:]:
+    for host in itertools.islice(ipaddress.IPv4Network(spec.subnet).hosts(), 1, None):
         if str(host) not in used:
             used.add(str(host))
             return str(host)
-    raise TenancyError(
-        f"The subnet {spec.subnet} of client '{spec.client_id}' has no address left for '{spec.service}'."
-    )
+    # It is the applier that refuses, so that the other clients are done all the same.
+    return None
 
 
 def _start(action: Any, spec: ContainerSpec, start: Start, before: Any) -> Change:

@@ -8,17 +8,17 @@ from __future__ import annotations
 import contextlib
 import threading
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from ansible_collections.agency_stack.multi_tenancy.plugins.module_utils._engine import (
-    LABEL_SPEC,
     engine_errors,
     image_fault,
     is_missing_image,
     pull_image,
 )
 from ansible_collections.agency_stack.multi_tenancy.plugins.module_utils._images import familiar
+from ansible_collections.agency_stack.multi_tenancy.plugins.module_utils._labels import LABEL_SPEC
 from ansible_collections.agency_stack.multi_tenancy.plugins.module_utils._plan import Change, TenancyError
 from ansible_collections.agency_stack.multi_tenancy.plugins.module_utils._stack import (
     LOG_CONFIG,
@@ -46,11 +46,13 @@ class StackApplier:
     Args:
         client: A docker.APIClient.
         health_timeout: Seconds that a container has to become healthy.
+        undo: What else is to be taken back before an earlier container is started again.
     """
 
-    def __init__(self, client: Any, health_timeout: float) -> None:
+    def __init__(self, client: Any, health_timeout: float, undo: Callable[[], None] = lambda: None) -> None:
         self.client = client
         self.health_timeout = health_timeout
+        self.undo = undo
         self._pulling = threading.Lock()
         self._pulled: set[str] = set()
 
@@ -100,40 +102,45 @@ class StackApplier:
 
     def _start(self, start: Start) -> None:
         spec = start.spec
-        stopped: list[ContainerState] = []
-        if start.existing is not None:
-            with engine_errors(f"Starting container {start.name}"):
-                if start.restart:
-                    self.client.restart(start.existing.id, timeout=spec.stop_timeout)
-                elif start.existing.state == "paused":
-                    self.client.unpause(start.existing.id)
-                else:
-                    self.client.start(start.existing.id)
-            self.wait_healthy(spec, start.existing.id)
-            return
-        container_id = self._create(start)
+        container_id = self._create(start) if start.existing is None else start.existing.id
+        alive = [old for old in start.olds if old.state in ("running", "restarting", "paused")]
         try:
             if not spec.start_first:
-                for old in start.olds:
-                    if old.state == "running":
-                        with engine_errors(f"Stopping container {old.name}"):
-                            self.client.stop(old.id, timeout=spec.stop_timeout)
-                        stopped.append(old)
+                for old in alive:
+                    with engine_errors(f"Stopping container {old.name}"):
+                        self.client.stop(old.id, timeout=spec.stop_timeout)
             with engine_errors(f"Starting container {start.name}"):
-                self.client.start(container_id)
+                if start.restart:
+                    self.client.restart(container_id, timeout=spec.stop_timeout)
+                elif start.existing is not None and start.existing.state == "paused":
+                    self.client.unpause(container_id)
+                else:
+                    # One that runs already, and is only to be waited for, is left as it is by the engine.
+                    self.client.start(container_id)
             self.wait_healthy(spec, container_id)
         except BaseException as exc:
-            # What served before goes on serving.
-            self._remove(container_id, start.name)
-            for old in stopped:
-                with engine_errors(f"Starting the earlier container {old.name} again"):
-                    self.client.start(old.id)
+            try:
+                if start.existing is None or start.olds:
+                    self._remove(container_id, start.name)
+            finally:
+                self._go_back(spec, start.olds, alive)
             if isinstance(exc, TenancyError) and start.olds:
                 raise TenancyError(f"{exc} The earlier container was kept.") from exc
             raise
 
+    def _go_back(self, spec: ContainerSpec, olds: Sequence[ContainerState], alive: Sequence[ContainerState]) -> None:
+        """Let what served before go on serving."""
+        self.undo()
+        # None alive: the run that stopped it was interrupted.
+        again = alive or [old for old in olds if old.state == "exited"][:1]
+        for old in again if not (spec.start_first and alive) else ():
+            with engine_errors(f"Starting the earlier container {old.name} again"):
+                self.client.start(old.id)
+
     def _create(self, start: Start) -> str:
         spec = start.spec
+        if spec.subnet is not None and start.address is None:
+            raise TenancyError(f"The subnet {spec.subnet} has no address left for {start.name}.")
         with engine_errors(f"Creating container {start.name}"):
             host_config = self.client.create_host_config(
                 network_mode=spec.network,
@@ -200,17 +207,21 @@ class StackApplier:
             self._pulled.add(reference)
 
     def _remove(self, container_id: str, name: str) -> None:
-        with engine_errors(f"Removing container {name}"):
+        with engine_errors(f"Removing container {name}", gone_ok=True):
             # The engine's own stop first: a container is given its grace before it is killed.
             with contextlib.suppress(Exception):
                 self.client.stop(container_id)
             self.client.remove_container(container_id, v=True, force=True)
 
     def _probe(self, container_id: str, command: list[str]) -> bool:
-        with engine_errors("Running the health check"):
-            run = self.client.exec_create(container_id, command, stdout=False, stderr=False)
-            self.client.exec_start(run["Id"])
-            return bool(self.client.exec_inspect(run["Id"])["ExitCode"] == 0)
+        try:
+            with engine_errors("Running the health check"):
+                run = self.client.exec_create(container_id, command, stdout=False, stderr=False)
+                self.client.exec_start(run["Id"])
+                return bool(self.client.exec_inspect(run["Id"])["ExitCode"] == 0)
+        except TenancyError:
+            # The container ended meanwhile, which the next look at its state tells better, or the check cannot be run.
+            return False
 
     def _last_lines(self, container_id: str) -> str:
         with engine_errors("Reading the container's log"):

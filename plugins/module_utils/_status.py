@@ -9,7 +9,11 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from ansible_collections.agency_stack.multi_tenancy.plugins.module_utils._stack import ContainerSpec, ContainerState
+from ansible_collections.agency_stack.multi_tenancy.plugins.module_utils._stack import (
+    ContainerSpec,
+    ContainerState,
+    as_wanted,
+)
 
 
 @dataclass
@@ -42,7 +46,7 @@ def client_status(
         client: Its registry entry.
         wanted: Its wanted containers.
         actual: Its containers, as the engine lists them.
-        routed: Whether the edge has a file for it.
+        routed: Whether the edge has a file for it, if it needs one.
     """
     status = ClientStatus(client["client_id"], client["isolation_level"], client["domain"], client["state"])
     by_service: dict[str, list[ContainerState]] = {}
@@ -50,7 +54,7 @@ def client_status(
         by_service.setdefault(state.service, []).append(state)
     for spec in wanted:
         states = by_service.pop(spec.service, [])
-        fitting = [state for state in states if state.spec_hash == spec.hash]
+        fitting = as_wanted(spec, states)
         shown = next(iter(fitting or states), None)
         status.services.append(_row(spec.service, spec.name, shown))
         status.findings += _service_findings(spec, states, fitting)

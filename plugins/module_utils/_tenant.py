@@ -17,7 +17,7 @@ from ansible_collections.agency_stack.multi_tenancy.plugins.module_utils._catalo
     parse_volume,
 )
 from ansible_collections.agency_stack.multi_tenancy.plugins.module_utils._contract import LEVELS
-from ansible_collections.agency_stack.multi_tenancy.plugins.module_utils._engine import (
+from ansible_collections.agency_stack.multi_tenancy.plugins.module_utils._labels import (
     LABEL_CLIENT,
     LABEL_LEVEL,
     LABEL_PLATFORM,
@@ -123,7 +123,7 @@ def containers(client: Mapping[str, Any], config: Mapping[str, Any], layout: Lay
                     "retries": healthcheck["retries"],
                     "start_period": parse_duration(healthcheck["start_period"]),
                 },
-                start_first=service.get("deploy", {}).get("update_config", {}).get("order") == "start-first",
+                start_first=service["deploy"]["update_config"]["order"] == "start-first",
             )
         )
     return specs

@@ -84,7 +84,12 @@ def check_routes(client: ClientRoutes) -> None:
         for hostname in route.hostnames:
             if canonical_domain(hostname) != hostname:
                 raise TenancyError(f"The host name {hostname!a} is not in its canonical form.")
-        if ipaddress.IPv4Address(route.address) not in network:
+        try:
+            # The first address is the host's own.
+            inside = network[1] < ipaddress.IPv4Address(route.address) < network.broadcast_address
+        except ValueError:
+            inside = False
+        if not inside:
             raise TenancyError(
                 f"The backend {route.url} of '{route.name}' lies outside the client's network {network}."
             )
@@ -104,6 +109,8 @@ def render(client: ClientRoutes) -> str:
                     "rule": route.rule,
                     "service": route.name,
                     "tls": {},
+                    # Traefik takes the longer rule first; a name of its own must win over the client's wildcard.
+                    **({"priority": 1} if any(name.startswith("*.") for name in route.hostnames) else {}),
                 }
                 for route in client.routes
             },
@@ -130,12 +137,16 @@ def shown(text: str | None) -> Any:
         return None
     try:
         document = json.loads(text.removeprefix(HEADER))
-    except ValueError:
+        # Nothing is shown that is not known to be free of keys.
+        seen: dict[str, Any] = {"http": document["http"]}
+        if "tls" in document:
+            seen["tls"] = [
+                {"certFile": "sha256:" + spec_hash(certificate["certFile"]), "keyFile": "(not shown)"}
+                for certificate in document["tls"]["certificates"]
+            ]
+    except (ValueError, TypeError, KeyError):
         return "(not a file of ours)\n"
-    for certificate in document.get("tls", {}).get("certificates", []):
-        certificate["certFile"] = "sha256:" + spec_hash(certificate.get("certFile"))
-        certificate["keyFile"] = "(not shown)"
-    return document
+    return seen
 
 
 def plan_routes(wanted: Sequence[ClientRoutes], actual: Mapping[str, str], gone: Sequence[str] = ()) -> list[Change]:

@@ -67,7 +67,6 @@ failures:
 import os
 import socket
 from datetime import UTC, datetime
-from typing import Any
 
 from ansible.module_utils.basic import AnsibleModule, missing_required_lib
 from ansible_collections.agency_stack.multi_tenancy.plugins.module_utils._argspec import CLIENTS_SPEC, layout_of
@@ -95,9 +94,14 @@ def read_pair(certificate: str, key: str) -> Pair | None:
     return None if texts[0] is None or texts[1] is None else Pair(texts[0], texts[1])
 
 
-def read_facts(pair: Pair | None) -> Facts | None:
+def read_facts(certificate: str, key: str) -> Facts | None:
     """What a client's certificate says; None when it is no use."""
-    return read_certificate(pair.certificate) if pair is not None and fits(pair) else None
+    try:
+        pair = read_pair(certificate, key)
+        return read_certificate(pair.certificate) if pair is not None and fits(pair) else None
+    except (TenancyError, ValueError):
+        # Not even text, or with extensions that make no sense: it is issued anew.
+        return None
 
 
 def write_pair(certificate: str, key: str, pair: Pair, certificate_mode: int) -> None:
@@ -116,15 +120,16 @@ class Authority:
     def __init__(self, layout: Layout) -> None:
         self.paths = layout.base("ca", "ca.crt"), layout.base("ca", "ca.key")
         self.pair = read_pair(*self.paths)
-        if self.pair is None and any(os.path.exists(path) for path in self.paths) and self.incomplete():
+        # A key alone is what an interrupted first run leaves; the authority is then made for that key.
+        if self.pair is None and os.path.exists(self.paths[0]):
             raise TenancyError(
-                f"Of the certificate authority only one of {' and '.join(self.paths)} is there; restore the other from "
-                "a copy, or move the rest away to begin a new authority, which everybody must trust again."
+                f"Of the certificate authority only {self.paths[0]} is there; restore {self.paths[1]} from a copy, "
+                "or move the rest away to begin a new authority, which everybody must trust again."
             )
-
-    def incomplete(self) -> bool:
-        """Whether the certificate is there without its key (a key alone is what an interrupted first run leaves)."""
-        return os.path.exists(self.paths[0])
+        if self.pair is not None and not fits(self.pair):
+            raise TenancyError(
+                f"{' and '.join(self.paths)} are damaged or do not belong together; restore both from a copy."
+            )
 
     def identifier(self) -> str:
         """The key identifier, '' before there is an authority."""
@@ -145,7 +150,7 @@ def run(module: AnsibleModule) -> None:
     for client in params["clients"]:
         client_id, names = client["client_id"], hostnames(client, params["config"])
         paths = layout.client(client_id, "certs", "tls.crt"), layout.client(client_id, "certs", "tls.key")
-        facts = read_facts(read_pair(*paths))
+        facts = read_facts(*paths)
         why = why_renew(facts, names, identifier, now)
         if why is not None:
             before = None if facts is None else facts.shown()
@@ -155,12 +160,14 @@ def run(module: AnsibleModule) -> None:
 
     def apply(change: Change) -> None:
         if change.client_id is None:
-            authority.pair = make_authority(f"AgencyStack on {socket.gethostname()}"[:64], now)
+            name = f"AgencyStack on {socket.gethostname()}"[:64]
+            authority.pair = make_authority(name, now, read_text(authority.paths[1]))
             write_pair(*authority.paths, authority.pair, 0o644)
             return
         paths, names = change.payload
-        issuer: Any = authority.pair
-        write_pair(*paths, issue(issuer, names, now), 0o600)
+        if authority.pair is None:
+            raise TenancyError("There is no certificate authority that could issue its certificate.")
+        write_pair(*paths, issue(authority.pair, names, now), 0o600)
 
     # One after the other: the authority, which is the first change, must be there before the rest.
     finish(module, converge(module, changes, apply, params["log_dir"], authority=authority.paths[0]))

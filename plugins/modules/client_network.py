@@ -61,13 +61,10 @@ from typing import Any
 
 from ansible.module_utils.basic import AnsibleModule
 from ansible_collections.agency_stack.multi_tenancy.plugins.module_utils._argspec import CLIENTS_SPEC, ENGINE_SPEC
-from ansible_collections.agency_stack.multi_tenancy.plugins.module_utils._engine import (
-    LABEL_PLATFORM,
-    connect_for,
-    engine_errors,
-)
+from ansible_collections.agency_stack.multi_tenancy.plugins.module_utils._engine import connect_for, engine_errors
+from ansible_collections.agency_stack.multi_tenancy.plugins.module_utils._labels import LABEL_CLIENT, LABEL_PLATFORM
 from ansible_collections.agency_stack.multi_tenancy.plugins.module_utils._network import NetworkSpec, plan_networks
-from ansible_collections.agency_stack.multi_tenancy.plugins.module_utils._plan import Change
+from ansible_collections.agency_stack.multi_tenancy.plugins.module_utils._plan import Change, TenancyError
 from ansible_collections.agency_stack.multi_tenancy.plugins.module_utils._runner import converge, finish, guarded
 from ansible_collections.agency_stack.multi_tenancy.plugins.module_utils._tenant import network
 
@@ -78,14 +75,17 @@ WORKERS = 2
 def apply_network(client: Any, change: Change, platform: str) -> None:
     """Make a network, or make it anew."""
     spec: NetworkSpec = change.payload
-    if change.action == "recreate":
-        with engine_errors(f"Removing network {spec.name}"):
+    if change.action == "create" and change.before is not None:
+        raise TenancyError(f"A network named {spec.name} exists and is not of this platform; remove or rename it.")
+    with engine_errors(f"Removing what hangs on network {spec.name}"):
+        # Also those that are stopped: they know the earlier network by its id and could never start again.
+        labels = [f"{LABEL_PLATFORM}={platform}", f"{LABEL_CLIENT}={spec.client_id}"]
+        for container in client.containers(all=True, filters={"label": labels}):
+            if spec.name in container["NetworkSettings"]["Networks"]:
+                client.remove_container(container["Id"], v=True, force=True)
+        if change.action == "recreate":
             for container_id in client.inspect_network(spec.name).get("Containers") or {}:
-                details = client.inspect_container(container_id)
-                if (details["Config"].get("Labels") or {}).get(LABEL_PLATFORM) == platform:
-                    client.remove_container(container_id, force=True)
-                else:
-                    client.disconnect_container_from_network(container_id, spec.name, force=True)
+                client.disconnect_container_from_network(container_id, spec.name, force=True)
             client.remove_network(spec.name)
     with engine_errors(f"Creating network {spec.name}"):
         pool = {"Subnet": spec.subnet, "Gateway": spec.gateway}

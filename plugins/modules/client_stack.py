@@ -101,7 +101,8 @@ from ansible_collections.agency_stack.multi_tenancy.plugins.module_utils._argspe
     ENGINE_SPEC,
     layout_of,
 )
-from ansible_collections.agency_stack.multi_tenancy.plugins.module_utils._engine import LABEL_PLATFORM, connect_for
+from ansible_collections.agency_stack.multi_tenancy.plugins.module_utils._engine import connect_for
+from ansible_collections.agency_stack.multi_tenancy.plugins.module_utils._labels import LABEL_PLATFORM
 from ansible_collections.agency_stack.multi_tenancy.plugins.module_utils._runner import converge, finish, guarded
 from ansible_collections.agency_stack.multi_tenancy.plugins.module_utils._stack import plan_stacks, serving_backends
 from ansible_collections.agency_stack.multi_tenancy.plugins.module_utils._stack_apply import (
@@ -119,7 +120,8 @@ def run(module: AnsibleModule) -> None:
     params = module.params
     config, clients, layout = params["config"], params["clients"], layout_of(params)
     engine = connect_for(module, params["docker_host"])
-    actual = list_containers(engine, {LABEL_PLATFORM: config["name_prefix"]}) if engine else []
+    labels = {LABEL_PLATFORM: config["name_prefix"]}
+    actual = list_containers(engine, labels) if engine else []
     wanted = [spec for client in clients for spec in containers(client, config, layout)]
     plan = plan_stacks(wanted, actual, [c["client_id"] for c in clients], params["state"] == "restarted")
     # In check mode the whole plan is told, although a run does it in two steps.
@@ -130,7 +132,8 @@ def run(module: AnsibleModule) -> None:
     failed = {failure["client_id"] for failure in result["failures"]}
     if failed:
         networks = {client["client_id"]: network_name(client, config) for client in clients}
-        serving = serving_backends(actual, networks)
+        # What runs has changed since it was listed.
+        serving = serving_backends(list_containers(engine, labels), networks)
         backends = {name: serving.get(name, {}) if name in failed else found for name, found in backends.items()}
     finish(module, result | {"backends": backends, "superseded": len(plan.removals) - len(removals)})
 

@@ -86,13 +86,10 @@ from ansible_collections.agency_stack.multi_tenancy.plugins.module_utils._edge i
     directories,
     static_config,
 )
-from ansible_collections.agency_stack.multi_tenancy.plugins.module_utils._engine import (
-    LABEL_COMPONENT,
-    LABEL_PLATFORM,
-    connect_for,
-)
+from ansible_collections.agency_stack.multi_tenancy.plugins.module_utils._engine import connect_for
 from ansible_collections.agency_stack.multi_tenancy.plugins.module_utils._files import atomic_write, read_text
 from ansible_collections.agency_stack.multi_tenancy.plugins.module_utils._host import read_port_start
+from ansible_collections.agency_stack.multi_tenancy.plugins.module_utils._labels import LABEL_COMPONENT, LABEL_PLATFORM
 from ansible_collections.agency_stack.multi_tenancy.plugins.module_utils._plan import Change
 from ansible_collections.agency_stack.multi_tenancy.plugins.module_utils._runner import converge, finish, guarded
 from ansible_collections.agency_stack.multi_tenancy.plugins.module_utils._stack import plan_stacks
@@ -128,7 +125,13 @@ def run(module: AnsibleModule) -> None:
     plan = plan_stacks(
         [spec], list_containers(engine, labels) if engine else [], [None], params["state"] == "restarted"
     )
-    applier = StackApplier(engine, config["health_timeout"])
+
+    def restore_configuration() -> None:
+        # Traefik reads it when it starts: the earlier edge needs the earlier one.
+        if before not in (None, after):
+            atomic_write(path, before.encode(), 0o640, 0, EDGE_ID)
+
+    applier = StackApplier(engine, config["health_timeout"], restore_configuration)
 
     def apply(change: Change) -> None:
         if isinstance(change.payload, Directory):

@@ -121,7 +121,6 @@ from typing import Any
 
 from ansible.module_utils.basic import AnsibleModule
 from ansible_collections.agency_stack.multi_tenancy.plugins.module_utils._engine import (
-    DEFAULT_DOCKER_HOST,
     check_stream,
     connect_for,
     engine_errors,
@@ -129,6 +128,7 @@ from ansible_collections.agency_stack.multi_tenancy.plugins.module_utils._engine
     pull_image,
 )
 from ansible_collections.agency_stack.multi_tenancy.plugins.module_utils._images import Image, familiar, plan_images
+from ansible_collections.agency_stack.multi_tenancy.plugins.module_utils._labels import DEFAULT_DOCKER_HOST
 from ansible_collections.agency_stack.multi_tenancy.plugins.module_utils._plan import Change, TenancyError
 from ansible_collections.agency_stack.multi_tenancy.plugins.module_utils._runner import converge, finish, guarded
 

@@ -83,11 +83,8 @@ from ansible_collections.agency_stack.multi_tenancy.plugins.module_utils._argspe
     PLATFORM_SPEC,
     layout_of,
 )
-from ansible_collections.agency_stack.multi_tenancy.plugins.module_utils._engine import (
-    LABEL_PLATFORM,
-    connect_for,
-    engine_errors,
-)
+from ansible_collections.agency_stack.multi_tenancy.plugins.module_utils._engine import connect_for, engine_errors
+from ansible_collections.agency_stack.multi_tenancy.plugins.module_utils._labels import LABEL_PLATFORM
 from ansible_collections.agency_stack.multi_tenancy.plugins.module_utils._layout import Layout
 from ansible_collections.agency_stack.multi_tenancy.plugins.module_utils._registry import select_clients
 from ansible_collections.agency_stack.multi_tenancy.plugins.module_utils._registry_store import load

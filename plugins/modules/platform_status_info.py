@@ -90,13 +90,10 @@ from ansible_collections.agency_stack.multi_tenancy.plugins.module_utils._argspe
     PLATFORM_SPEC,
     layout_of,
 )
-from ansible_collections.agency_stack.multi_tenancy.plugins.module_utils._engine import (
-    LABEL_PLATFORM,
-    connect_for,
-    engine_errors,
-)
+from ansible_collections.agency_stack.multi_tenancy.plugins.module_utils._engine import connect_for, engine_errors
 from ansible_collections.agency_stack.multi_tenancy.plugins.module_utils._files import read_text
 from ansible_collections.agency_stack.multi_tenancy.plugins.module_utils._host import engine_is_managed
+from ansible_collections.agency_stack.multi_tenancy.plugins.module_utils._labels import LABEL_PLATFORM
 from ansible_collections.agency_stack.multi_tenancy.plugins.module_utils._layout import Layout
 from ansible_collections.agency_stack.multi_tenancy.plugins.module_utils._nft import table_state
 from ansible_collections.agency_stack.multi_tenancy.plugins.module_utils._plan import TenancyError
@@ -105,7 +102,7 @@ from ansible_collections.agency_stack.multi_tenancy.plugins.module_utils._regist
 from ansible_collections.agency_stack.multi_tenancy.plugins.module_utils._runner import guarded
 from ansible_collections.agency_stack.multi_tenancy.plugins.module_utils._stack_apply import list_containers
 from ansible_collections.agency_stack.multi_tenancy.plugins.module_utils._status import client_status, report
-from ansible_collections.agency_stack.multi_tenancy.plugins.module_utils._tenant import containers
+from ansible_collections.agency_stack.multi_tenancy.plugins.module_utils._tenant import containers, routes
 
 
 def firewall_words(layout: Layout, table: str) -> str:
@@ -142,7 +139,7 @@ def run(module: AnsibleModule) -> None:
             client,
             containers(client, config, layout),
             by_client.get(client["client_id"], []),
-            f"{client['client_id']}.yml" in routed,
+            f"{client['client_id']}.yml" in routed or not routes(client, config),
         )
         for client in clients
     ]

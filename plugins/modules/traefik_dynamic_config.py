@@ -83,6 +83,8 @@ from ansible.module_utils.basic import AnsibleModule, missing_required_lib
 from ansible_collections.agency_stack.multi_tenancy.plugins.module_utils._argspec import CLIENTS_SPEC, layout_of
 from ansible_collections.agency_stack.multi_tenancy.plugins.module_utils._certificates import (
     HAS_CRYPTOGRAPHY,
+    Pair,
+    fits,
     read_certificate,
 )
 from ansible_collections.agency_stack.multi_tenancy.plugins.module_utils._edge import EDGE_ID
@@ -108,27 +110,37 @@ from ansible_collections.agency_stack.multi_tenancy.plugins.module_utils._traefi
 def client_routes(
     client: dict[str, Any], config: dict[str, Any], layout: Layout, backends: dict[str, str]
 ) -> ClientRoutes:
-    """What the edge must hold for a client: the services whose address is known, and its certificate."""
-    certificate = read_text(layout.client(client["client_id"], "certs", "tls.crt")) or ""
-    key = read_text(layout.client(client["client_id"], "certs", "tls.key")) or ""
+    """What the edge must hold for a client: the services whose address is known, and its certificate, if there is one.
+
+    Raises:
+        TenancyError: Certificate and key do not belong together, or a route is none that may reach Traefik.
+    """
+    client_id = client["client_id"]
+    certificate = read_text(layout.client(client_id, "certs", "tls.crt")) or ""
+    key = read_text(layout.client(client_id, "certs", "tls.key")) or ""
     fingerprint = ""
-    if certificate and key:
-        try:
-            fingerprint = read_certificate(certificate).fingerprint
-        except ValueError:
-            certificate = key = ""
-    return ClientRoutes(
-        client_id=client["client_id"],
+    if certificate or key:
+        # In place of a broken certificate Traefik would silently serve its own.
+        if not fits(Pair(certificate, key)):
+            raise TenancyError(
+                f"tls.crt and tls.key in {layout.client(client_id, 'certs')} are damaged or do not belong together; "
+                "its route was left as it is: run make multi_tenancy to issue them anew."
+            )
+        fingerprint = read_certificate(certificate).fingerprint
+    result = ClientRoutes(
+        client_id=client_id,
         subnet=client["subnet"],
         routes=[
-            Route(client["client_id"], r["service"], r["hostnames"], backends[r["service"]], r["port"])
+            Route(client_id, r["service"], r["hostnames"], backends[r["service"]], r["port"])
             for r in routes(client, config)
             if r["service"] in backends
         ],
-        certificate=certificate if key else "",
+        certificate=certificate,
         key=key,
         fingerprint=fingerprint,
     )
+    check_routes(result)
+    return result
 
 
 class Applier:
@@ -157,7 +169,6 @@ class Applier:
             sync_directory(self.layout.base("traefik", "dynamic"))
             return
         client, text = change.payload
-        check_routes(client)
         staging = self.layout.base("traefik", "staging")
         atomic_write(self.path(client.client_id), text.encode(), 0o640, 0, EDGE_ID, staging_dir=staging)
         self.written.append(client)
@@ -217,16 +228,24 @@ def run(module: AnsibleModule) -> None:
     wanted = []
     actual = {}
     gone = []
+    refused = []
     for client in params["clients"]:
         client_id = client["client_id"]
         text = read_text(applier.path(client_id))
         if text is not None:
             actual[client_id] = text
-        if client["state"] != "present":
+        services = {route["service"] for route in routes(client, config)}
+        backends = params["backends"].get(client_id) or {}
+        if not services:
+            # A file without routers is an error to Traefik, for which it would refuse those of all clients.
             gone.append(client_id)
-        elif params["backends"].get(client_id):
-            wanted.append(client_routes(client, config, layout, params["backends"][client_id]))
+        elif services & backends.keys():
+            try:
+                wanted.append(client_routes(client, config, layout, backends))
+            except TenancyError as exc:
+                refused.append({"client_id": client_id, "msg": f"Client {client_id}: {exc}"})
     result = converge(module, plan_routes(wanted, actual, gone), applier.apply, params["log_dir"])
+    result["failures"] += refused
     if not module.check_mode:
         unwritten = {failure["client_id"] for failure in result["failures"]}
         result["failures"] += applier.confirm([client for client in wanted if client.client_id not in unwritten])
