@@ -70,7 +70,7 @@ SERVICE_SPEC: dict[str, Any] = {
 }
 
 _SIZE = re.compile(r"([1-9][0-9]{0,14})(b|k|kb|m|mb|g|gb)?", re.IGNORECASE)
-_DURATION = re.compile(r"(?:(\d{1,4})h)?(?:(\d{1,6})m)?(?:(\d{1,8})s)?(?:(\d{1,9})ms)?")
+_DURATION = re.compile(r"(?:([0-9]{1,4})h)?(?:([0-9]{1,6})m)?(?:([0-9]{1,8})s)?(?:([0-9]{1,9})ms)?")
 _IMAGE = re.compile(
     r"[a-z0-9][a-z0-9._-]*(?::[0-9]{1,5})?(?:/[a-z0-9][a-z0-9._-]*)*"
     r"(?::[A-Za-z0-9_][A-Za-z0-9_.-]{0,127})?(?:@sha256:[0-9a-f]{64})?"
@@ -157,24 +157,37 @@ def normalise_services(services: Mapping[str, Any]) -> tuple[dict[str, dict[str,
         elif not isinstance(service, Mapping):
             faults.append(f"{where} must be a mapping with Compose's keys.")
         else:
-            given = merge({}, service)
-            validated = ArgumentSpecValidator(SERVICE_SPEC).validate(deepcopy(given))
-            # Ansible would take text for a list and cut it at the commas.
-            messages = validated.error_messages + [
-                f"{key} {shown(given[key])} must be a list"
-                for key, spec in SERVICE_SPEC.items()
-                if spec["type"] == "list" and isinstance(given.get(key), str)
-            ]
-            faults += [f"{where}: {as_sentence(message)}" for message in messages]
+            parameters, messages = check_arguments(SERVICE_SPEC, service)
+            faults += [f"{where}: {message}" for message in messages]
             if not messages:
-                normal[name] = {k: v for k, v in validated.validated_parameters.items() if v is not None}
+                normal[name] = {k: v for k, v in parameters.items() if v is not None}
                 faults += [f"{where}.{fault}." for fault in _value_faults(normal[name])]
     return normal, faults
 
 
-def as_sentence(message: str) -> str:
-    """A message of Ansible's argument check as a sentence."""
-    return message.replace(". Supported parameters include: ", " is not known; known are ").rstrip(".") + "."
+def check_arguments(spec: Mapping[str, Any], given: Mapping[str, Any]) -> tuple[dict[str, Any], list[str]]:
+    """The arguments with their defaults, as Ansible checks them, and what is wrong with them, each one sentence."""
+    arguments = merge({}, given)
+    messages = _drop_misshapen(spec, arguments, "")
+    validated = ArgumentSpecValidator(spec).validate(arguments)
+    messages += [
+        message.replace(". Supported parameters include: ", " is not known; known are ").rstrip(".") + "."
+        for message in validated.error_messages
+    ]
+    return validated.validated_parameters, messages
+
+
+def _drop_misshapen(spec: Mapping[str, Any], arguments: dict[str, Any], where: str) -> list[str]:
+    """Take out what Ansible stumbles over, or takes for something else: it cuts text at the commas to make a list."""
+    messages = []
+    for key, rules in spec.items():
+        value = arguments.get(key)
+        kind = {"list": list, "dict": dict}.get(rules["type"])
+        if value is not None and kind is not None and not isinstance(value, kind):
+            messages.append(f"{where}{key} {shown(arguments.pop(key))} must be a {'list' if kind is list else 'mapping'}.")
+        elif isinstance(value, dict) and "options" in rules:
+            messages += _drop_misshapen(rules["options"], value, f"{where}{key}.")
+    return messages
 
 
 def container_faults(holder: Mapping[str, Any]) -> list[str]:

@@ -9,12 +9,10 @@ import ipaddress
 import json
 import re
 from collections.abc import Mapping, Sequence
-from copy import deepcopy
 from typing import Any
 
-from ansible.module_utils.common.arg_spec import ArgumentSpecValidator
 from ansible_collections.agency_stack.multi_tenancy.plugins.module_utils._catalog import (
-    as_sentence,
+    check_arguments,
     container_faults,
     merge,
     normalise_services,
@@ -104,12 +102,11 @@ def effective_config(layers: list[tuple[str, Mapping[str, Any]]]) -> dict[str, A
             f"{source}: '{shown(key)[1:-1]}' is no setting; known are {', '.join(CONFIG_SPEC)}." for key in unknown
         ]
         merged = merge(merged, {key: value for key, value in settings.items() if key in CONFIG_SPEC})
-    validated = ArgumentSpecValidator(CONFIG_SPEC).validate(deepcopy(merged))
+    config, messages = check_arguments(CONFIG_SPEC, merged)
     where = " and ".join(source for source, settings in layers if settings) or "The settings"
-    faults += [f"{where}: {as_sentence(message)}" for message in validated.error_messages]
+    faults += [f"{where}: {message}" for message in messages]
     if faults:
         raise InvalidInput(faults)
-    config: dict[str, Any] = validated.validated_parameters
     catalog = merge({"site": SITE_SERVICE}, config["services"])
     services, faults = normalise_services(catalog)
     faults += _value_faults(config, services, list(catalog))

@@ -25,7 +25,7 @@ try:
 except ImportError:
     HAS_DOCKER = False
     DOCKER_IMPORT_ERROR = traceback.format_exc()
-    APIError = DockerException = ImageNotFound = Exception  # type: ignore[assignment,misc]
+    APIError = DockerException = ImageNotFound = TenancyError  # type: ignore[assignment,misc]
 
 if TYPE_CHECKING:
     from ansible.module_utils.basic import AnsibleModule

@@ -23,8 +23,8 @@ def read_text(path: str) -> str | None:
         # Line ends stay as they are, so that what is written back differs only where it is meant to.
         with open(path, encoding="utf-8", newline="") as handle:
             return handle.read()
-    except (FileNotFoundError, ProcessLookupError):
-        # The latter is what files of /proc say when their process has just ended.
+    except (FileNotFoundError, NotADirectoryError, ProcessLookupError):
+        # The last is what files of /proc say when their process has just ended.
         return None
     except UnicodeDecodeError as exc:
         raise TenancyError(f"{path} is not UTF-8 text (byte {exc.start}); restore it from a copy.") from exc

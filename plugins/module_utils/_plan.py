@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -66,11 +66,6 @@ def as_diff(changes: Sequence[Change]) -> list[dict[str, str]]:
         }
         for change in changes
     ]
-
-
-def changed_keys(before: Mapping[str, Any], after: Mapping[str, Any]) -> list[str]:
-    """The sorted keys whose values differ between two mappings."""
-    return sorted(key for key in before.keys() | after.keys() if before.get(key) != after.get(key))
 
 
 def spec_hash(spec: Any) -> str:

@@ -273,7 +273,8 @@ def serving_backends(actual: Iterable[ContainerState], clients: Mapping[str, str
         clients: The name of each client's network.
     """
     backends: dict[str, dict[str, str]] = {}
-    for state in actual:
+    # One whose health is known comes before one that is still starting.
+    for state in sorted(actual, key=lambda state: state.health == "starting"):
         address = state.addresses.get(clients.get(state.client_id or "", ""))
         if state.client_id is not None and address is not None and state.serves:
             backends.setdefault(state.client_id, {}).setdefault(state.service, address)

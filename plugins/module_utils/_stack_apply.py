@@ -32,6 +32,8 @@ from ansible_collections.agency_stack.multi_tenancy.plugins.module_utils._stack 
 START_INTERVAL_NS = 10**9
 START_INTERVAL_API = (1, 44)
 
+_ALIVE = ("running", "restarting", "paused")
+
 
 def list_containers(client: Any, labels: Mapping[str, str]) -> list[ContainerState]:
     """All containers with these labels, in one call."""
@@ -103,12 +105,12 @@ class StackApplier:
     def _start(self, start: Start) -> None:
         spec = start.spec
         container_id = self._create(start) if start.existing is None else start.existing.id
-        alive = [old for old in start.olds if old.state in ("running", "restarting", "paused")]
         try:
             if not spec.start_first:
-                for old in alive:
-                    with engine_errors(f"Stopping container {old.name}"):
-                        self.client.stop(old.id, timeout=spec.stop_timeout)
+                for old in start.olds:
+                    if old.state in _ALIVE:
+                        with engine_errors(f"Stopping container {old.name}"):
+                            self.client.stop(old.id, timeout=spec.stop_timeout)
             with engine_errors(f"Starting container {start.name}"):
                 if start.restart:
                     self.client.restart(container_id, timeout=spec.stop_timeout)
@@ -119,23 +121,22 @@ class StackApplier:
                     self.client.start(container_id)
             self.wait_healthy(spec, container_id)
         except BaseException as exc:
+            earlier = _earlier(start.olds)
             try:
-                if start.existing is None or start.olds:
+                if start.existing is None:
                     self._remove(container_id, start.name)
+                elif earlier is not None and not (spec.start_first and start.existing.state == "running"):
+                    # Not removed, nor stopped when it ran before: it may be the one that served before an interrupted run.
+                    with engine_errors(f"Stopping container {start.name}"):
+                        self.client.stop(container_id, timeout=spec.stop_timeout)
             finally:
-                self._go_back(spec, start.olds, alive)
-            if isinstance(exc, TenancyError) and start.olds:
+                self.undo()
+                if earlier is not None and not (spec.start_first and earlier.state in _ALIVE):
+                    with engine_errors(f"Starting the earlier container {earlier.name} again"):
+                        self.client.start(earlier.id)
+            if isinstance(exc, TenancyError) and earlier is not None:
                 raise TenancyError(f"{exc} The earlier container was kept.") from exc
             raise
-
-    def _go_back(self, spec: ContainerSpec, olds: Sequence[ContainerState], alive: Sequence[ContainerState]) -> None:
-        """Let what served before go on serving."""
-        self.undo()
-        # None alive: the run that stopped it was interrupted.
-        again = alive or [old for old in olds if old.state == "exited"][:1]
-        for old in again if not (spec.start_first and alive) else ():
-            with engine_errors(f"Starting the earlier container {old.name} again"):
-                self.client.start(old.id)
 
     def _create(self, start: Start) -> str:
         spec = start.spec
@@ -216,11 +217,13 @@ class StackApplier:
     def _probe(self, container_id: str, command: list[str]) -> bool:
         try:
             with engine_errors("Running the health check"):
-                run = self.client.exec_create(container_id, command, stdout=False, stderr=False)
+                # With its output attached the call returns when the check has ended, not before.
+                run = self.client.exec_create(container_id, command, stdout=True, stderr=True)
                 self.client.exec_start(run["Id"])
                 return bool(self.client.exec_inspect(run["Id"])["ExitCode"] == 0)
-        except TenancyError:
-            # The container ended meanwhile, which the next look at its state tells better, or the check cannot be run.
+        except (TenancyError, OSError):
+            # The container ended meanwhile, which the next look at its state tells better, or the check cannot be run,
+            # or it hangs until the connection's time is over.
             return False
 
     def _last_lines(self, container_id: str) -> str:
@@ -229,6 +232,17 @@ class StackApplier:
         if not log:
             return "It logged nothing."
         return "Its last log lines: " + " | ".join(line.strip() for line in log.splitlines())
+
+
+def _earlier(olds: Sequence[ContainerState]) -> ContainerState | None:
+    """Which of the earlier containers is to serve again when the new one does not.
+
+    An interrupted run may have stopped the one that served, and have left others beside it that never did. The engine
+    lists the oldest last.
+    """
+    proven = [old for old in olds if old.state == "running" and old.health in ("", "healthy")]
+    started = [old for old in olds if old.state != "created"]
+    return next(iter(proven + started[-1:]), None)
 
 
 def _probe_command(spec: ContainerSpec) -> list[str] | None:

@@ -122,22 +122,23 @@ def as_table(header: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
 def report(platform: Mapping[str, str], clients: Sequence[ClientStatus], findings: Sequence[str]) -> str:
     """One screen: the platform, the clients, and what is wrong."""
     text = "".join(f"{key + ':':<10} {value}\n" for key, value in platform.items()) + "\n"
-    if not clients:
-        return text + "There are no clients.\n"
-    text += as_table(
-        ("CLIENT", "LEVEL", "STATE", "HEALTH", "SERVICES", "DOMAIN"),
-        [
-            (
-                client.client_id,
-                client.isolation_level,
-                client.state,
-                health_word(client.services),
-                ",".join(service["service"] for service in client.services) or "-",
-                client.domain,
-            )
-            for client in clients
-        ],
-    )
+    if clients:
+        text += as_table(
+            ("CLIENT", "LEVEL", "STATE", "HEALTH", "SERVICES", "DOMAIN"),
+            [
+                (
+                    client.client_id,
+                    client.isolation_level,
+                    client.state,
+                    health_word(client.services),
+                    ",".join(service["service"] for service in client.services) or "-",
+                    client.domain,
+                )
+                for client in clients
+            ],
+        )
+    else:
+        text += "There are no clients."
     if findings:
         text += "\n\n" + "\n".join(f"! {finding}" for finding in findings)
     return text + "\n"

@@ -72,7 +72,7 @@ def read_directory(directory: Directory) -> dict[str, Any] | None:
     """What stands at a directory's path, in the form of Directory.shown(); None when nothing does."""
     try:
         status = os.lstat(directory.path)
-    except FileNotFoundError:
+    except (FileNotFoundError, NotADirectoryError):
         return None
     shown: dict[str, Any] = {"mode": f"{stat.S_IMODE(status.st_mode):04o}", "uid": status.st_uid, "gid": status.st_gid}
     if not stat.S_ISDIR(status.st_mode):

@@ -161,8 +161,10 @@ def run(module: AnsibleModule) -> None:
     def apply(change: Change) -> None:
         if change.client_id is None:
             name = f"AgencyStack on {socket.gethostname()}"[:64]
-            authority.pair = make_authority(name, now, read_text(authority.paths[1]))
-            write_pair(*authority.paths, authority.pair, 0o644)
+            made = make_authority(name, now, read_text(authority.paths[1]))
+            write_pair(*authority.paths, made, 0o644)
+            # Only now: nobody gets a certificate of an authority that could not be kept.
+            authority.pair = made
             return
         paths, names = change.payload
         if authority.pair is None:

@@ -231,7 +231,11 @@ def run(module: AnsibleModule) -> None:
     refused = []
     for client in params["clients"]:
         client_id = client["client_id"]
-        text = read_text(applier.path(client_id))
+        try:
+            text = read_text(applier.path(client_id))
+        except TenancyError:
+            # Not even text: it is written anew.
+            text = ""
         if text is not None:
             actual[client_id] = text
         services = {route["service"] for route in routes(client, config)}

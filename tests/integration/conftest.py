@@ -110,10 +110,11 @@ class Platform:
             if ids:
                 docker(kind, "rm", *(["-f"] if kind == "container" else []), *ids)
         if (self.root / "multi_tenancy").is_dir():
-            options = f"table={self.table} bridge_prefix={self.prefix}- state=absent path={self.root}/multi_tenancy/firewall.nft"
+            options = {"table": self.table, "bridge_prefix": f"{self.prefix}-", "state": "absent"}
+            options["path"] = str(self.root / "multi_tenancy" / "firewall.nft")
+            module = ["-m", "agency_stack.multi_tenancy.host_firewall", "-a", json.dumps(options)]
             subprocess.run(
-                [BIN / "ansible", "localhost", "-i", "inventory/localhost.yml"]
-                + ["-m", "agency_stack.multi_tenancy.host_firewall", "-a", options],
+                [BIN / "ansible", "localhost", "-i", "inventory/localhost.yml", *module],
                 cwd=CHECKOUT,
                 env={**os.environ, "ANSIBLE_CONFIG": str(CHECKOUT / "ansible.cfg")},
                 capture_output=True,

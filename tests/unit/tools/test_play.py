@@ -190,7 +190,7 @@ def run_playbook(checkout: Path, argv: list[str]) -> list[str]:
     (checkout / "playbooks" / "x.yml").write_text(json.dumps(recorder))
     done = subprocess.run(
         [sys.executable, "-m", "ansible.cli.playbook", *argv[1:]],
-        env=play.environment(os.environ, checkout),
+        env=play.environment(os.environ, checkout) | {"ANSIBLE_STDOUT_CALLBACK": "default"},
         capture_output=True,
         text=True,
         check=False,

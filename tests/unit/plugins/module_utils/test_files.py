@@ -1,0 +1,266 @@
+# Copyright (c) 2026, The AgencyStack developers
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""Whole files, directories that no planted link diverts, and the lock. Owners need root."""
+
+from __future__ import annotations
+
+import errno
+import os
+import stat
+import threading
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from ansible_collections.agency_stack.multi_tenancy.plugins.module_utils import _files
+from ansible_collections.agency_stack.multi_tenancy.plugins.module_utils._files import (
+    atomic_write,
+    ensure_directory,
+    locked,
+    read_text,
+)
+from ansible_collections.agency_stack.multi_tenancy.plugins.module_utils._plan import TenancyError
+
+
+def modes(path: Path) -> tuple[int, int, int]:
+    status = path.lstat()
+    return stat.S_IMODE(status.st_mode), status.st_uid, status.st_gid
+
+
+# ---------------------------------------------------------------- reading
+
+
+@pytest.mark.parametrize("text", ["", "a\n", "a\r\nb\r\n", "\N{SNOWMAN}"])
+def test_text_is_read_as_it_is(tmp_path: Path, text: str) -> None:
+    path = tmp_path / "file"
+    path.write_bytes(text.encode())
+    assert read_text(str(path)) == text
+
+
+def test_what_is_not_there_has_no_text(tmp_path: Path) -> None:
+    assert read_text(str(tmp_path / "none")) is None
+    assert read_text(str(tmp_path / "none" / "below")) is None
+
+
+def test_a_file_that_is_no_text_is_named(tmp_path: Path) -> None:
+    path = tmp_path / "file"
+    path.write_bytes(b"ab\xff")
+    with pytest.raises(TenancyError, match=rf"{path} is not UTF-8 text \(byte 2\)"):
+        read_text(str(path))
+
+
+def test_a_process_that_ended_has_no_text(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def gone(*_args: object, **_options: object) -> None:
+        raise ProcessLookupError(errno.ESRCH, "No such process")
+
+    monkeypatch.setattr("builtins.open", gone)
+    assert read_text("/proc/1/cgroup") is None
+
+
+# ---------------------------------------------------------------- writing
+
+
+@pytest.mark.parametrize("there", [True, False], ids=["replaced", "new"])
+@pytest.mark.parametrize("staged", [True, False], ids=["staged elsewhere", "staged beside"])
+def test_a_file_is_written_as_a_whole_with_mode_and_owner(tmp_path: Path, there: bool, staged: bool) -> None:
+    """Needs root."""
+    path, staging = tmp_path / "watched" / "file", tmp_path / "staging"
+    path.parent.mkdir()
+    staging.mkdir()
+    if there:
+        path.write_bytes(b"old")
+        path.chmod(0o777)
+    atomic_write(str(path), b"new", 0o640, 1, 2, str(staging) if staged else None)
+    assert path.read_bytes() == b"new"
+    assert modes(path) == (0o640, 1, 2)
+    assert [entry.name for entry in path.parent.iterdir()] == ["file"]
+    assert list(staging.iterdir()) == []
+
+
+def test_a_reader_of_the_old_file_keeps_it(tmp_path: Path) -> None:
+    path = tmp_path / "file"
+    path.write_bytes(b"old")
+    with path.open("rb") as reader:
+        atomic_write(str(path), b"new")
+        assert reader.read() == b"old"
+
+
+def test_a_link_in_the_place_of_the_file_is_replaced_and_not_followed(tmp_path: Path) -> None:
+    victim, path = tmp_path / "victim", tmp_path / "file"
+    victim.write_bytes(b"mine")
+    path.symlink_to(victim)
+    atomic_write(str(path), b"new")
+    assert victim.read_bytes() == b"mine"
+    assert not path.is_symlink()
+
+
+class FailingWrite:
+    """A file whose write fails after some bytes, as on a full disk."""
+
+    def __init__(self, real: object, error: BaseException) -> None:
+        self.real, self.error = real, error
+
+    def __enter__(self) -> FailingWrite:
+        return self
+
+    def __exit__(self, *_exc: object) -> None:
+        self.real.close()  # type: ignore[attr-defined]
+
+    def write(self, data: bytes) -> None:
+        self.real.write(data[:1])  # type: ignore[attr-defined]
+        raise self.error
+
+    def flush(self) -> None:
+        raise AssertionError("nothing is flushed after a failed write")
+
+
+FULL, BROKEN = OSError(errno.ENOSPC, "No space left on device"), OSError(errno.EIO, "Input/output error")
+ERRORS = {"full disk": FULL, "broken disk": BROKEN, "interrupted": KeyboardInterrupt()}
+STEPS = ("write", "fchmod", "fchown", "fsync", "replace", "fsync of the directory")
+
+
+def break_step(monkeypatch: pytest.MonkeyPatch, step: str, error: BaseException) -> None:
+    def fail(*_args: object, **_options: object) -> None:
+        raise error
+
+    if step == "write":
+        real_open = os.fdopen
+        monkeypatch.setattr(os, "fdopen", lambda fd, mode: FailingWrite(real_open(fd, mode), error))
+    elif step == "fsync of the directory":
+        monkeypatch.setattr(_files, "sync_directory", fail)
+    else:
+        monkeypatch.setattr(os, step, fail)
+
+
+@pytest.mark.parametrize("error", ERRORS.values(), ids=ERRORS)
+@pytest.mark.parametrize("step", STEPS)
+@pytest.mark.parametrize("there", [True, False], ids=["replaced", "new"])
+def test_whatever_fails_the_file_is_old_or_new_and_nothing_is_left(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, step: str, error: BaseException, there: bool
+) -> None:
+    path, staging = tmp_path / "dir" / "file", tmp_path / "staging"
+    path.parent.mkdir()
+    staging.mkdir()
+    if there:
+        path.write_bytes(b"old content")
+    with monkeypatch.context() as patched:
+        break_step(patched, step, error)
+        with pytest.raises(type(error)):
+            atomic_write(str(path), b"new content", 0o600, 0, 0, str(staging))
+    renamed = step == "fsync of the directory"
+    assert path.exists() == (there or renamed)
+    if path.exists():
+        assert path.read_bytes() == (b"new content" if renamed else b"old content")
+    assert list(staging.iterdir()) == []
+    assert {entry.name for entry in path.parent.iterdir()} <= {"file"}
+
+
+# ---------------------------------------------------------------- directories
+
+
+def test_a_directory_is_made_and_mended(tmp_path: Path) -> None:
+    """Needs root."""
+    path = tmp_path / "dir"
+    ensure_directory(str(path), 0o2750, 1, 2)
+    assert modes(path) == (0o2750, 1, 2)
+    (path / "kept").touch()
+    ensure_directory(str(path), 0o700)
+    assert modes(path) == (0o700, 0, 0)
+    assert (path / "kept").exists()
+
+
+def plant_link(path: Path, victim: Path) -> None:
+    path.symlink_to(victim)
+
+
+def plant_dangling_link(path: Path, victim: Path) -> None:
+    path.symlink_to(victim / "not there")
+
+
+def plant_file(path: Path, _victim: Path) -> None:
+    path.write_bytes(b"")
+
+
+def plant_fifo(path: Path, _victim: Path) -> None:
+    os.mkfifo(path)
+
+
+PLANTED = {"link": plant_link, "dangling link": plant_dangling_link, "file": plant_file, "FIFO": plant_fifo}
+
+
+@pytest.mark.parametrize("where", ["site", "site/a", "site/a/b"], ids=["at once below", "above", "itself"])
+@pytest.mark.parametrize("plant", PLANTED.values(), ids=PLANTED)
+def test_what_a_client_planted_is_refused_and_never_followed(
+    tmp_path: Path, plant: Callable[[Path, Path], None], where: str
+) -> None:
+    """Needs root."""
+    victim, trusted = tmp_path / "victim", tmp_path / "data"
+    victim.mkdir(mode=0o711)
+    trusted.mkdir()
+    planted = trusted / where
+    planted.parent.mkdir(parents=True, exist_ok=True)
+    plant(planted, victim)
+    path = trusted / "site" / "a" / "b"
+    with pytest.raises(TenancyError, match=f"{path} must be a directory and is something else"):
+        ensure_directory(str(path), 0o777, 1, 1, trusted=str(trusted), attributes={"user.x": b"1"})
+    assert modes(victim) == (0o711, 0, 0)
+    assert list(victim.iterdir()) == []
+
+
+def test_a_link_above_what_is_trusted_is_the_operators_own(tmp_path: Path) -> None:
+    (tmp_path / "real").mkdir()
+    (tmp_path / "root").symlink_to(tmp_path / "real")
+    ensure_directory(str(tmp_path / "root" / "dir"), 0o700)
+    assert (tmp_path / "real" / "dir").is_dir()
+
+
+def test_no_descriptor_stays_open(tmp_path: Path) -> None:
+    (tmp_path / "a" / "b").mkdir(parents=True)
+    before = len(os.listdir("/proc/self/fd"))
+    for _ in range(3):
+        ensure_directory(str(tmp_path / "a" / "b" / "c"), 0o700, trusted=str(tmp_path))
+        with pytest.raises(FileNotFoundError):
+            ensure_directory(str(tmp_path / "none" / "c"), 0o700, trusted=str(tmp_path))
+    assert len(os.listdir("/proc/self/fd")) == before
+
+
+# ---------------------------------------------------------------- the lock
+
+
+def test_a_lock_that_is_held_names_its_holder_and_the_cure(tmp_path: Path) -> None:
+    path = str(tmp_path / "lock")
+    with locked(path), pytest.raises(TenancyError) as refused, locked(path, timeout=0.1):
+        pytest.fail("two holders")
+    assert f"{path} is held by process {os.getpid()} since " in str(refused.value)
+    assert "run again" in str(refused.value)
+
+
+def test_a_lock_is_free_again_also_after_a_failure(tmp_path: Path) -> None:
+    path = str(tmp_path / "lock")
+    with pytest.raises(ZeroDivisionError), locked(path):
+        raise ZeroDivisionError
+    with locked(path, timeout=0):
+        assert os.path.exists(path)
+    assert stat.S_IMODE(os.stat(path).st_mode) == 0o600
+
+
+def test_who_waits_gets_the_lock_when_it_is_released(tmp_path: Path) -> None:
+    path = str(tmp_path / "lock")
+    order: list[str] = []
+    held = threading.Event()
+
+    def hold() -> None:
+        with locked(path):
+            held.set()
+            time.sleep(0.1)
+            order.append("first")
+
+    holder = threading.Thread(target=hold)
+    holder.start()
+    assert held.wait(5)
+    with locked(path, timeout=5):
+        order.append("second")
+    holder.join()
+    assert order == ["first", "second"]

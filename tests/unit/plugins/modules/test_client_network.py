@@ -1,0 +1,123 @@
+# Copyright (c) 2026, The AgencyStack developers
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""The module client_network on an engine in memory."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+from ansible_collections.agency_stack.multi_tenancy.plugins.modules import client_network, client_stack
+from ansible_collections.agency_stack.multi_tenancy.tests.unit.fake_engine import FakeEngine
+from ansible_collections.agency_stack.multi_tenancy.tests.unit.helpers import ladder, registered
+
+Run = Callable[..., dict[str, Any]]
+
+
+@pytest.fixture
+def clients(config: dict[str, Any]) -> list[dict[str, Any]]:
+    return registered(config, *({"client_id": name} for name in ("a", "b", "c")))
+
+
+def foreign(engine: FakeEngine, name: str, subnet: str, **labels: str) -> str:
+    """A network that somebody else made."""
+    pool = {"Subnet": subnet, "Gateway": subnet.replace(".0/", ".1/").partition("/")[0]}
+    made = engine.create_network(name=name, driver="bridge", internal=False, options={}, labels=labels, ipam={"Config": [pool]})
+    return str(made["Id"])
+
+
+def attach(engine: FakeEngine, name: str, network: str) -> None:
+    """A container of somebody else's on a network."""
+    engine.local_images.add("foreign:1")
+    endpoint = engine.create_networking_config({network: engine.create_endpoint_config(ipv4_address="10.217.0.14")})
+    host = engine.create_host_config(network_mode=network)
+    config = engine.create_container_config("foreign:1", None, labels={}, host_config=host, networking_config=endpoint)
+    engine.create_container_from_config(config, name)
+    engine.start(name)
+
+
+def test_networks_are_made_and_kept(
+    run_module: Run, tmp_path: Path, engine: FakeEngine, config: dict[str, Any], clients: list[dict[str, Any]]
+) -> None:
+    ladder(run_module, client_network, tmp_path, engine, config=config, clients=clients)
+    made = {network["Name"]: network for network in engine.networks()}
+    assert set(made) == {"mt-a", "mt-b", "mt-c"}
+    assert made["mt-a"]["Options"] == {"com.docker.network.bridge.name": "mt-1"}
+    assert made["mt-a"]["IPAM"]["Config"] == [{"Subnet": "10.217.0.0/28", "Gateway": "10.217.0.1"}]
+    assert made["mt-a"]["Labels"]["agency_stack.client_id"] == "a"
+
+
+def test_looking_costs_one_call_however_many_clients_there_are(
+    run_module: Run, engine: FakeEngine, config: dict[str, Any], clients: list[dict[str, Any]]
+) -> None:
+    run_module(client_network, config=config, clients=clients)
+    engine.calls.clear()
+    run_module(client_network, config=config, clients=clients)
+    assert [call[0] for call in engine.calls] == ["networks"]
+
+
+@pytest.mark.parametrize("labels", [{}, {"agency_stack.platform": "it"}], ids=["nobody's", "another platform's"])
+def test_a_foreign_network_of_that_name_is_never_touched(
+    run_module: Run, engine: FakeEngine, config: dict[str, Any], clients: list[dict[str, Any]], labels: dict[str, str]
+) -> None:
+    foreign(engine, "mt-a", "10.9.0.0/24", **labels)
+    before = engine.inspect_network("mt-a")
+    result = run_module(client_network, config=config, clients=clients)
+    assert result["failed"]
+    assert result["msg"] == "Client a: A network named mt-a exists and is not of this platform; remove or rename it."
+    assert engine.inspect_network("mt-a") == before
+    assert {network["Name"] for network in engine.networks()} == {"mt-a", "mt-b", "mt-c"}
+
+
+def test_a_subnet_in_use_is_told_for_its_client_alone(
+    run_module: Run, engine: FakeEngine, config: dict[str, Any], clients: list[dict[str, Any]]
+) -> None:
+    foreign(engine, "other", "10.217.0.16/28")
+    result = run_module(client_network, config=config, clients=clients, defer_failures=True)
+    assert [failure["client_id"] for failure in result["failures"]] == ["b"]
+    assert "Creating network mt-b failed: Pool overlaps" in result["failures"][0]["msg"]
+    assert sorted(change["client_id"] for change in result["changes"]) == ["a", "c"]
+
+
+@pytest.mark.parametrize("state", ["running", "exited", "created"])
+def test_a_network_that_differs_is_made_anew_and_containers_come_back(
+    run_module: Run, tmp_path: Path, engine: FakeEngine, config: dict[str, Any], clients: list[dict[str, Any]], state: str
+) -> None:
+    run_module(client_network, config=config, clients=clients)
+    run_module(client_stack, config=config, clients=clients)
+    attach(engine, "debugger", "mt-a")
+    engine.by_name("mt-a.site")["State"] = state
+    engine.networks_by_id[engine.inspect_network("mt-a")["Id"]]["Internal"] = True
+    others = [engine.by_name(name)["Id"] for name in ("mt-b.site", "mt-c.site")]
+    result = ladder(run_module, client_network, tmp_path, engine, config=config, clients=clients)
+    assert [(change["action"], change["name"]) for change in result["changes"]] == [("recreate", "mt-a")]
+    assert engine.inspect_network("mt-a")["Internal"] is False
+    # What is not ours is cut off and left.
+    assert engine.names() == ["debugger", "mt-b.site", "mt-c.site"]
+    run_module(client_stack, config=config, clients=clients)
+    assert engine.running(platform="mt") == ["mt-a.site", "mt-b.site", "mt-c.site"]
+    assert [engine.by_name(name)["Id"] for name in ("mt-b.site", "mt-c.site")] == others
+
+
+def test_containers_of_a_network_that_somebody_removed_are_made_anew(
+    run_module: Run, engine: FakeEngine, config: dict[str, Any], clients: list[dict[str, Any]]
+) -> None:
+    run_module(client_network, config=config, clients=clients)
+    run_module(client_stack, config=config, clients=clients)
+    engine.stop("mt-a.site")
+    engine.remove_network("mt-a")
+    run_module(client_network, config=config, clients=clients)
+    result = run_module(client_stack, config=config, clients=clients)
+    assert not result.get("failed"), result["msg"]
+    assert engine.running(client_id="a") == ["mt-a.site"]
+
+
+def test_check_mode_plans_everything_on_a_host_without_an_engine(
+    run_module: Run, monkeypatch: pytest.MonkeyPatch, config: dict[str, Any], clients: list[dict[str, Any]]
+) -> None:
+    monkeypatch.setattr(client_network, "connect_for", lambda _module, _docker_host: None)
+    result = run_module(client_network, check=True, config=config, clients=clients)
+    assert [change["name"] for change in result["changes"]] == ["mt-a", "mt-b", "mt-c"]

@@ -1,0 +1,177 @@
+# Copyright (c) 2026, The AgencyStack developers
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""The module client_stack on an engine in memory."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+from ansible_collections.agency_stack.multi_tenancy.plugins.module_utils._config import effective_config
+from ansible_collections.agency_stack.multi_tenancy.plugins.modules import client_network, client_stack
+from ansible_collections.agency_stack.multi_tenancy.tests.unit.fake_engine import FakeEngine
+from ansible_collections.agency_stack.multi_tenancy.tests.unit.helpers import ladder, registered
+
+Run = Callable[..., dict[str, Any]]
+
+
+@pytest.fixture
+def clients(run_module: Run, engine: FakeEngine, config: dict[str, Any]) -> list[dict[str, Any]]:
+    found = registered(config, *({"client_id": name} for name in ("a", "b", "c")))
+    run_module(client_network, config=config, clients=found)
+    engine.local_images |= {"site:2", "sick:1"}
+    engine.sick = {"sick:1"}
+    return found
+
+
+def with_site(**changed: Any) -> dict[str, Any]:
+    """Settings under which the site differs."""
+    return effective_config([("config.yaml", {"services": {"site": changed}})])
+
+
+def test_containers_are_run_and_kept(
+    run_module: Run, tmp_path: Path, engine: FakeEngine, config: dict[str, Any], clients: list[dict[str, Any]]
+) -> None:
+    result = ladder(run_module, client_stack, tmp_path, engine, config=config, clients=clients)
+    assert engine.running() == ["mt-a.site", "mt-b.site", "mt-c.site"]
+    assert result["backends"] == {"a": {"site": "10.217.0.2"}, "b": {"site": "10.217.0.18"}, "c": {"site": "10.217.0.34"}}
+    assert result["superseded"] == 0
+
+
+def test_looking_costs_one_call_however_many_clients_there_are(
+    run_module: Run, engine: FakeEngine, config: dict[str, Any], clients: list[dict[str, Any]]
+) -> None:
+    run_module(client_stack, config=config, clients=clients)
+    engine.calls.clear()
+    again = run_module(client_stack, config=config, clients=clients)
+    assert [call[0] for call in engine.calls] == ["containers"]
+    assert again["backends"]["b"] == {"site": "10.217.0.18"}
+
+
+def test_a_client_that_fails_does_not_stop_the_others(
+    run_module: Run, engine: FakeEngine, config: dict[str, Any], clients: list[dict[str, Any]]
+) -> None:
+    config = with_site(mem_limit="64m")
+    clients[1]["services"] = {"site": {"image": "sick:1"}}
+    result = run_module(client_stack, config=config, clients=clients)
+    assert result["failed"]
+    assert result["msg"].startswith("Client b: Container mt-b.site did not become healthy within 60 s. Its last log lines: ")
+    assert [failure["client_id"] for failure in result["failures"]] == ["b"]
+    assert sorted(change["client_id"] for change in result["changes"]) == ["a", "c"]
+    assert engine.running() == ["mt-a.site", "mt-c.site"]
+    assert set(result["backends"]) == {"a", "b", "c"}
+    assert result["backends"]["b"] == {}
+
+
+def test_a_client_that_fails_keeps_its_old_container_and_its_backend(
+    run_module: Run, engine: FakeEngine, config: dict[str, Any], clients: list[dict[str, Any]]
+) -> None:
+    before = run_module(client_stack, config=config, clients=clients)["backends"]
+    ids = {name: engine.by_name(name)["Id"] for name in engine.names()}
+    clients[1]["services"] = {"site": {"image": "sick:1"}}
+    result = run_module(client_stack, config=config, clients=clients, defer_failures=True, health_timeout=1)
+    assert not result.get("failed")
+    assert "within 1 s" in result["failures"][0]["msg"]
+    assert (result["changed"], result["backends"]) == (False, before)
+    assert {name: engine.by_name(name)["Id"] for name in engine.running()} == ids
+
+
+def test_of_a_client_that_fails_the_backends_are_what_runs_then(
+    run_module: Run, engine: FakeEngine, clients: list[dict[str, Any]]
+) -> None:
+    """One service was replaced, stop first; the next one failed: the first one's old address serves no more."""
+    check = {"test": ["CMD", "true"]}
+    services = {n: {"image": "site:2", "port": 1, "subdomain": n, "healthcheck": check} for n in ("one", "two")}
+    config = effective_config([("config.yaml", {"services": services})])
+    clients[0]["services"] = {"one": {}, "two": {}}
+    run_module(client_stack, config=config, clients=clients)
+    clients[0]["services"] = {"one": {"mem_limit": "32m"}, "two": {"image": "sick:1"}}
+    result = run_module(client_stack, config=config, clients=clients, superseded="keep", defer_failures=True)
+    assert [failure["client_id"] for failure in result["failures"]] == ["a"]
+    alive = {
+        engine.by_name(name)["Config"]["Labels"]["agency_stack.service"]: engine.by_name(name)["Endpoints"]["mt-a"]["IPAMConfig"]["IPv4Address"]
+        for name in engine.running(client_id="a")
+    }
+    assert result["backends"]["a"] == alive
+    assert set(alive) == {"one", "two"}
+
+
+def test_superseded_containers_wait_until_the_routes_are_moved(
+    run_module: Run, engine: FakeEngine, config: dict[str, Any], clients: list[dict[str, Any]]
+) -> None:
+    before = run_module(client_stack, config=config, clients=clients)["backends"]
+    config = with_site(mem_limit="32m")
+    moved = run_module(client_stack, config=config, clients=clients, superseded="keep")
+    # For each client one container to remove and one name to take over.
+    assert moved["superseded"] == 6
+    assert engine.running(client_id="a") == ["mt-a.site", "mt-a.site-next"]
+    assert all(moved["backends"][name] != before[name] for name in before)
+    engine.settle()
+    again = run_module(client_stack, config=config, clients=clients, superseded="keep")
+    assert (again["changed"], again["superseded"], again["backends"]) == (False, 6, moved["backends"])
+    ids = {engine.by_name("mt-a.site-next")["Id"]}
+    removed = run_module(client_stack, config=config, clients=clients, superseded="remove")
+    assert (removed["superseded"], removed["backends"]) == (0, moved["backends"])
+    assert engine.names() == ["mt-a.site", "mt-b.site", "mt-c.site"]
+    assert {engine.by_name("mt-a.site")["Id"]} == ids
+
+
+def test_a_client_that_is_not_named_is_left_alone(
+    run_module: Run, engine: FakeEngine, config: dict[str, Any], clients: list[dict[str, Any]]
+) -> None:
+    run_module(client_stack, config=config, clients=clients)
+    kept = [engine.by_name(name)["Id"] for name in ("mt-b.site", "mt-c.site")]
+    run_module(client_stack, config=with_site(mem_limit="32m"), clients=clients[:1])
+    assert [engine.by_name(name)["Id"] for name in ("mt-b.site", "mt-c.site")] == kept
+
+
+def test_a_suspended_client_loses_its_containers(
+    run_module: Run, engine: FakeEngine, config: dict[str, Any], clients: list[dict[str, Any]]
+) -> None:
+    run_module(client_stack, config=config, clients=clients)
+    clients[1]["state"] = "suspended"
+    result = run_module(client_stack, config=config, clients=clients)
+    assert [(change["action"], change["name"]) for change in result["changes"]] == [("delete", "mt-b.site")]
+    assert engine.running() == ["mt-a.site", "mt-c.site"]
+
+
+def test_a_restart_starts_the_same_containers_anew(
+    run_module: Run, engine: FakeEngine, config: dict[str, Any], clients: list[dict[str, Any]]
+) -> None:
+    run_module(client_stack, config=config, clients=clients)
+    before = {name: engine.by_name(name)["Id"] for name in engine.names()}
+    result = run_module(client_stack, config=config, clients=clients[:2], state="restarted")
+    assert len(result["changes"]) == 2
+    assert {name: engine.by_name(name)["Id"] for name in engine.running()} == before
+    assert [engine.by_name(name)["Starts"] for name in engine.names()] == [2, 2, 1]
+
+
+def test_a_service_that_the_catalog_lost_is_told_and_nothing_is_done(
+    run_module: Run, engine: FakeEngine, config: dict[str, Any], clients: list[dict[str, Any]]
+) -> None:
+    clients[1]["services"] = {"gone": {}}
+    before = engine.snapshot()
+    result = run_module(client_stack, config=config, clients=clients)
+    assert (result["failed"], result["msg"]) == (True, "Client 'b': services: 'gone' is not in the catalog (site).")
+    assert engine.snapshot() == before
+
+
+def test_check_mode_plans_everything_on_a_host_without_an_engine(
+    run_module: Run, monkeypatch: pytest.MonkeyPatch, config: dict[str, Any], clients: list[dict[str, Any]]
+) -> None:
+    monkeypatch.setattr(client_stack, "connect_for", lambda _module, _docker_host: None)
+    result = run_module(client_stack, check=True, config=config, clients=clients)
+    assert [change["name"] for change in result["changes"]] == ["mt-a.site", "mt-b.site", "mt-c.site"]
+    assert result["backends"]["a"] == {"site": "10.217.0.2"}
+
+
+def test_an_engine_that_does_not_answer_is_told(
+    run_module: Run, monkeypatch: pytest.MonkeyPatch, config: dict[str, Any], clients: list[dict[str, Any]]
+) -> None:
+    monkeypatch.undo()
+    result = run_module(client_stack, config=config, clients=clients, docker_host="unix:///nowhere/docker.sock")
+    assert result["failed"]
+    assert "No Docker engine answers at unix:///nowhere/docker.sock" in result["msg"]

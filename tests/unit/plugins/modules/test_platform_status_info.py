@@ -1,0 +1,140 @@
+# Copyright (c) 2026, The AgencyStack developers
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""The module platform_status_info on a small platform with an engine in memory."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+from ansible_collections.agency_stack.multi_tenancy.plugins.module_utils._plan import TenancyError
+from ansible_collections.agency_stack.multi_tenancy.plugins.modules import (
+    client_network,
+    client_registry,
+    client_stack,
+    edge_stack,
+    platform_status_info,
+)
+from ansible_collections.agency_stack.multi_tenancy.tests.unit.fake_engine import FakeEngine
+from ansible_collections.agency_stack.multi_tenancy.tests.unit.helpers import tree
+
+Run = Callable[..., dict[str, Any]]
+
+
+@pytest.fixture(autouse=True)
+def firewall(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> dict[str, str]:
+    """What is said of the firewall's table."""
+    said = {"state": "ok"}
+    path = tmp_path / "root" / "multi_tenancy" / "firewall.nft"
+    path.parent.mkdir(parents=True)
+    path.write_text("table", encoding="utf-8")
+    monkeypatch.setattr(platform_status_info, "table_state", lambda _table, _text: said["state"])
+    return said
+
+
+@pytest.fixture
+def platform(run_module: Run, tmp_path: Path, engine: FakeEngine, config: dict[str, Any], firewall: dict[str, str]) -> list[dict[str, Any]]:
+    """A platform with two clients on which all is well."""
+    clients = run_module(client_registry, config=config, clients=[{"client_id": "a"}, {"client_id": "b"}])["clients"]
+    run_module(edge_stack, config=config)
+    run_module(client_network, config=config, clients=clients)
+    run_module(client_stack, config=config, clients=clients)
+    for client in clients:
+        (tmp_path / "root" / "multi_tenancy" / "traefik" / "dynamic" / f"{client['client_id']}.yml").touch()
+    engine.settle()
+    engine.calls.clear()
+    found: list[dict[str, Any]] = clients
+    return found
+
+
+@pytest.mark.parametrize("check", [True, False])
+def test_when_all_is_well_nothing_is_found_in_few_calls(
+    run_module: Run, tmp_path: Path, engine: FakeEngine, config: dict[str, Any], platform: list[dict[str, Any]], check: bool
+) -> None:
+    before = tree(tmp_path), engine.snapshot()
+    result = run_module(platform_status_info, check=check, config=config)
+    assert (result["changed"], result["findings"]) == (False, [])
+    assert result["platform"] == {
+        "engine": "20.10.24, installed by us",
+        "edge": "running, healthy",
+        "firewall": "ok",
+        "clients": "2",
+    }
+    assert [call[0] for call in engine.calls] == ["info", "containers"]
+    assert (tree(tmp_path), engine.snapshot()) == before
+    assert "a       medium  present  healthy  site      a.localhost\n" in result["report"]
+
+
+PROBLEMS: dict[str, tuple[Callable[[FakeEngine, Path, dict[str, str]], object], str]] = {
+    "client's container stopped": (lambda engine, _base, _firewall: engine.stop("mt-b.site"), "b: container mt-b.site is exited"),
+    "client's container gone": (
+        lambda engine, _base, _firewall: engine.remove_container("mt-b.site", force=True),
+        "b: container mt-b.site is missing",
+    ),
+    "edge stopped": (lambda engine, _base, _firewall: engine.stop("mt-edge"), "The edge does not run"),
+    "edge gone": (lambda engine, _base, _firewall: engine.remove_container("mt-edge", force=True), "The edge does not run"),
+    "route gone": (
+        lambda _engine, base, _firewall: (base / "traefik" / "dynamic" / "b.yml").unlink(),
+        "b: the edge has no route to it",
+    ),
+    "firewall's file gone": (
+        lambda _engine, base, _firewall: (base / "firewall.nft").unlink(),
+        "The firewall table is missing: clients may reach each other",
+    ),
+    "firewall flushed": (lambda _engine, _base, firewall: firewall.update(state="missing"), "The firewall table is missing"),
+}
+
+
+@pytest.mark.parametrize(("harm", "finding"), PROBLEMS.values(), ids=PROBLEMS)
+def test_one_problem_is_one_finding(
+    run_module: Run,
+    tmp_path: Path,
+    engine: FakeEngine,
+    config: dict[str, Any],
+    platform: list[dict[str, Any]],
+    firewall: dict[str, str],
+    harm: Callable[[FakeEngine, Path, dict[str, str]], object],
+    finding: str,
+) -> None:
+    harm(engine, tmp_path / "root" / "multi_tenancy", firewall)
+    result = run_module(platform_status_info, config=config)
+    [told] = result["findings"]
+    assert told.startswith(finding)
+    assert f"! {told}" in result["report"]
+
+
+def test_containers_of_nobody_are_found(
+    run_module: Run, tmp_path: Path, engine: FakeEngine, config: dict[str, Any], platform: list[dict[str, Any]]
+) -> None:
+    (tmp_path / "root" / "multi_tenancy" / "clients.json").unlink()
+    result = run_module(platform_status_info, config=config)
+    assert result["findings"] == [
+        f"Container mt-{client_id}.site belongs to client {client_id}, who is not in the registry." for client_id in ("b", "a")
+    ]
+    assert "There are no clients." in result["report"]
+    assert all(f"! {finding}" in result["report"] for finding in result["findings"])
+
+
+def test_one_client_can_be_looked_at_alone(
+    run_module: Run, engine: FakeEngine, config: dict[str, Any], platform: list[dict[str, Any]]
+) -> None:
+    engine.stop("mt-a.site")
+    result = run_module(platform_status_info, config=config, client_ids=["b"])
+    assert ([client["client_id"] for client in result["clients"]], result["findings"]) == (["b"], [])
+    unknown = run_module(platform_status_info, config=config, client_ids=["x"])
+    assert (unknown["failed"], unknown["msg"]) == (True, "There is no client 'x'; there are a, b.")
+
+
+def test_a_firewall_that_cannot_be_read_is_told(
+    run_module: Run, config: dict[str, Any], platform: list[dict[str, Any]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def broken(_table: str, _text: str) -> str:
+        raise TenancyError("nft is not installed.")
+
+    monkeypatch.setattr(platform_status_info, "table_state", broken)
+    result = run_module(platform_status_info, config=config)
+    assert result["platform"]["firewall"] == "unknown (nft is not installed.)"
+    assert len(result["findings"]) == 1
