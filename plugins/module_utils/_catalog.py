@@ -184,7 +184,8 @@ def _drop_misshapen(spec: Mapping[str, Any], arguments: dict[str, Any], where: s
         value = arguments.get(key)
         kind = {"list": list, "dict": dict}.get(rules["type"])
         if value is not None and kind is not None and not isinstance(value, kind):
-            messages.append(f"{where}{key} {shown(arguments.pop(key))} must be a {'list' if kind is list else 'mapping'}.")
+            form = "list" if kind is list else "mapping"
+            messages.append(f"{where}{key} {shown(arguments.pop(key))} must be a {form}.")
         elif isinstance(value, dict) and "options" in rules:
             messages += _drop_misshapen(rules["options"], value, f"{where}{key}.")
     return messages

@@ -167,72 +167,72 @@ def render(wanted: Firewall) -> str:
 {head}
 delete {head}
 {head} {{
-	comment "{OWNER}"
+    comment "{OWNER}"
 
-	# Bridges of clients: traffic within one bridge is allowed. Such packets get here at all only with br_netfilter.
-	set pairs {{
-		type ifname . ifname
-{_elements(bridges)}	}}
+    # Bridges of clients: traffic within one bridge is allowed. Such packets get here at all only with br_netfilter.
+    set pairs {{
+        type ifname . ifname
+{_elements(bridges)}    }}
 
-	# Bridges that lead out of this host; every other bridge belongs to somebody else's containers or machines.
-	set uplinks {{
-		type ifname
-{_elements(uplinks)}	}}
+    # Bridges that lead out of this host; every other bridge belongs to somebody else's containers or machines.
+    set uplinks {{
+        type ifname
+{_elements(uplinks)}    }}
 
-	# Ports of this host that containers may reach.
-	set edge_ports {{
-		type inet_service
-{_elements([str(port) for port in wanted.edge_ports])}	}}
+    # Ports of this host that containers may reach.
+    set edge_ports {{
+        type inet_service
+{_elements([str(port) for port in wanted.edge_ports])}    }}
 
-	# Cloud metadata: whoever reaches it becomes this machine.
-	set metadata4 {{
-		type ipv4_addr
-		flags interval
-{_commented_elements(METADATA4)}	}}
+    # Cloud metadata: whoever reaches it becomes this machine.
+    set metadata4 {{
+        type ipv4_addr
+        flags interval
+{_commented_elements(METADATA4)}    }}
 
-	set metadata6 {{
-		type ipv6_addr
-		flags interval
-{_commented_elements(METADATA6)}	}}
+    set metadata6 {{
+        type ipv6_addr
+        flags interval
+{_commented_elements(METADATA6)}    }}
 
-	chain input {{
-		type filter hook input priority filter - 10; policy accept;
-		iifname {ours} jump from_client_to_host
-	}}
+    chain input {{
+        type filter hook input priority filter - 10; policy accept;
+        iifname {ours} jump from_client_to_host
+    }}
 
-	chain forward {{
-		type filter hook forward priority filter - 10; policy accept;
-		iifname {ours} jump from_client
-		oifname {ours} jump to_client
-	}}
+    chain forward {{
+        type filter hook forward priority filter - 10; policy accept;
+        iifname {ours} jump from_client
+        oifname {ours} jump to_client
+    }}
 
-	chain from_client_to_host {{
-		# Answers to the edge and to health checks, which this host began.
-		{reply}
-		# Without neighbour discovery there is no IPv6 at all; it tells no more than ARP does.
-		icmpv6 type {{ nd-neighbor-solicit, nd-neighbor-advert }} ip6 hoplimit 255 accept
-		tcp dport @edge_ports accept
-		# Every address of this host, whichever gateway it is asked through.
-		drop
-	}}
+    chain from_client_to_host {{
+        # Answers to the edge and to health checks, which this host began.
+        {reply}
+        # Without neighbour discovery there is no IPv6 at all; it tells no more than ARP does.
+        icmpv6 type {{ nd-neighbor-solicit, nd-neighbor-advert }} ip6 hoplimit 255 accept
+        tcp dport @edge_ports accept
+        # Every address of this host, whichever gateway it is asked through.
+        drop
+    }}
 
-	chain from_client {{
-		iifname . oifname @pairs accept
-		# Other clients, and whatever else lives on a bridge of this host.
-		meta oifkind "bridge" oifname != @uplinks drop
-		# Packets that belong to no connection are not masqueraded and would leave with their inner address.
-		ct state invalid drop
-		# Some clouds serve names at their metadata address (Azure, Google); port 53 gives no credentials.
-		meta l4proto {{ tcp, udp }} th dport 53 return
-		ip daddr @metadata4 drop
-		ip6 daddr @metadata6 drop
-	}}
+    chain from_client {{
+        iifname . oifname @pairs accept
+        # Other clients, and whatever else lives on a bridge of this host.
+        meta oifkind "bridge" oifname != @uplinks drop
+        # Packets that belong to no connection are not masqueraded and would leave with their inner address.
+        ct state invalid drop
+        # Some clouds serve names at their metadata address (Azure, Google); port 53 gives no credentials.
+        meta l4proto {{ tcp, udp }} th dport 53 return
+        ip daddr @metadata4 drop
+        ip6 daddr @metadata6 drop
+    }}
 
-	chain to_client {{
-		{reply}
-		# Hosts of the local network, other containers, ports published by DNAT: visitors come through the edge alone.
-		drop
-	}}
+    chain to_client {{
+        {reply}
+        # Hosts of the local network, other containers, ports published by DNAT: visitors come through the edge alone.
+        drop
+    }}
 }}
 """
 
@@ -240,13 +240,13 @@ delete {head}
 def _elements(items: Sequence[str]) -> str:
     if not items:
         return ""
-    lines = ",\n".join(f"\t\t\t{item}" for item in items)
-    return f"\t\telements = {{\n{lines}\n\t\t}}\n"
+    lines = ",\n".join(f"            {item}" for item in items)
+    return f"        elements = {{\n{lines}\n        }}\n"
 
 
 def _commented_elements(items: Sequence[tuple[str, str]]) -> str:
-    lines = "".join(f"\t\t\t{address}, # {whose}\n" for address, whose in items)
-    return f"\t\telements = {{\n{lines}\t\t}}\n"
+    lines = "".join(f"            {address}, # {whose}\n" for address, whose in items)
+    return f"        elements = {{\n{lines}        }}\n"
 
 
 def default_route_interfaces(ipv4_routes: str, ipv6_routes: str) -> list[str]:

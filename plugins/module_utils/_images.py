@@ -248,7 +248,7 @@ def familiar(text: str) -> str:
 
     A digest says exactly which image is meant, so the tag beside it is dropped, as the engine does.
     """
-    name, _, digest = text.removeprefix("docker.io/").removeprefix("library/").partition("@")
+    name, dummy, digest = text.removeprefix("docker.io/").removeprefix("library/").partition("@")
     repository, colon, tag = name.rpartition(":")
     if not colon or "/" in tag:  # a colon before a slash belongs to the registry's port
         repository, tag = name, "latest"

@@ -126,7 +126,7 @@ class StackApplier:
                 if start.existing is None:
                     self._remove(container_id, start.name)
                 elif earlier is not None and not (spec.start_first and start.existing.state == "running"):
-                    # Not removed, nor stopped when it ran before: it may be the one that served before an interrupted run.
+                    # Not removed, nor stopped when it ran: it may be what served before an interrupted run.
                     with engine_errors(f"Stopping container {start.name}"):
                         self.client.stop(container_id, timeout=spec.stop_timeout)
             finally:

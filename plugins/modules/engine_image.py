@@ -165,7 +165,7 @@ class EngineImages:
         with open(archive, "rb") as handle:
             if image.sha256 not in (None, hashlib.file_digest(handle, "sha256").hexdigest()):
                 raise TenancyError(f"the SHA-256 of {archive} is not that of the file that was built")
-        repository, _, tag = familiar(image.reference).rpartition(":")
+        repository, dummy, tag = familiar(image.reference).rpartition(":")
         told: str = self.client.import_image_from_file(
             archive, repository=repository, tag=tag, changes=list(image.changes)
         )

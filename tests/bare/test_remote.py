@@ -100,9 +100,9 @@ def test_client_comes_online_on_the_named_machine_alone(office: Office) -> None:
     context = one.read("/opt/agency_stack/multi_tenancy/ca/ca.crt")
     authority = office.inventory.parent / "ca.crt"
     authority.write_text(context)
+    url = "https://acme.example.com/"
     page = subprocess.run(
-        ["curl", "-sS", "--cacert", authority, "--resolve", f"acme.example.com:443:{one.address}"]
-        + ["https://acme.example.com/"],
+        ["curl", "-sS", "--cacert", authority, "--resolve", f"acme.example.com:443:{one.address}", url],
         capture_output=True,
         text=True,
         check=False,

@@ -69,7 +69,7 @@ class Tenancy:
     def process(self, pid: int) -> dict[str, str]:
         """What the kernel says about a process: the lines of its status."""
         lines = self.machine.read(f"/proc/{pid}/status").splitlines()
-        return {key: value.strip() for key, _, value in (line.partition(":") for line in lines)}
+        return {key: value.strip() for key, dummy, value in (line.partition(":") for line in lines)}
 
     def site(self, client_id: str) -> tuple[str, int]:
         """The address and port at which the edge reaches the client's site."""

@@ -43,9 +43,9 @@ class Visitor:
         ]
         done = self.machine.from_inside(command) if self.inside else run(command)
         # run() reads line ends of any kind as newlines.
-        head, _, body = done.stdout.partition("\n\n")
+        head, dummy, body = done.stdout.partition("\n\n")
         first, *rest = head.splitlines()
-        headers = {key.strip().lower(): value.strip() for key, _, value in (line.partition(":") for line in rest)}
+        headers = {key.strip().lower(): value.strip() for key, dummy, value in (line.partition(":") for line in rest)}
         return Answer(int(first.split()[1]), headers, body)
 
     def wait_for(self, url: str, seconds: float = 60) -> Answer:

@@ -214,7 +214,7 @@ class Server:
     def _streams(self, listener: socket.socket) -> None:
         with contextlib.suppress(OSError):
             while True:
-                peer, _ = listener.accept()
+                peer, dummy = listener.accept()
                 threading.Thread(target=self._stream, args=(peer,), daemon=True).start()
 
     def _stream(self, peer: socket.socket) -> None:
@@ -225,7 +225,7 @@ class Server:
     def _datagrams(self, listener: socket.socket) -> None:
         with contextlib.suppress(OSError):
             while (received := listener.recvmsg(64, 64))[3]:
-                data, control, _, peer = received
+                data, control, dummy, peer = received
                 # Answers come from the address that was asked, or they would belong to no connection.
                 level, kind, value = control[0]
                 if level == socket.IPPROTO_IP:
@@ -641,7 +641,7 @@ def test_reloads_under_a_flood(world: World) -> None:
         for thread in threads:
             thread.start()
         try:
-            for _ in range(200):
+            for dummy in range(200):
                 world.close_it()
             leaked_while_reloading = len(leaks)
             world.open_it()

@@ -360,7 +360,7 @@ def registry(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     home = tmp_path_factory.mktemp("registry")
     home.chmod(0o755)
     subprocess.run(["apt-get", "download", "docker-registry"], cwd=home, check=True, capture_output=True)
-    package = next(home.glob("*.deb"))
+    (package,) = home.glob("*.deb")
     subprocess.run(["dpkg-deb", "--extract", package, home / "root"], check=True)
     address = f"127.0.0.1:{free_port()}"
     settings = {

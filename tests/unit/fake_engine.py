@@ -79,7 +79,9 @@ class FakeEngine(docker.APIClient):
         return copy.deepcopy(network) | {"Containers": attached}
 
     def containers(
-        self, all: bool = False, filters: Mapping[str, list[str]] | None = None  # noqa: A002
+        self,
+        all: bool = False,
+        filters: Mapping[str, list[str]] | None = None,
     ) -> list[dict[str, Any]]:
         self._called("containers", all)
         wanted = dict(label.split("=", 1) for label in (filters or {}).get("label", []))
@@ -104,7 +106,12 @@ class FakeEngine(docker.APIClient):
         }
         if found["Health"]:
             state["Health"] = {"Status": found["Health"]}
-        return {"Id": found["Id"], "Name": f"/{found['Name']}", "State": state, "Config": copy.deepcopy(found["Config"])}
+        return {
+            "Id": found["Id"],
+            "Name": f"/{found['Name']}",
+            "State": state,
+            "Config": copy.deepcopy(found["Config"]),
+        }
 
     def logs(self, container: str, tail: int | str = "all") -> bytes:
         self._called("logs", container, tail)
@@ -161,7 +168,9 @@ class FakeEngine(docker.APIClient):
             raise refusal(404, f"No such image: {config['Image']}", ImageNotFound)
         for container in self.containers_by_id.values():
             if container["Name"] == name:
-                raise refusal(409, f'Conflict. The container name "/{name}" is already in use by container "{container["Id"]}"')
+                raise refusal(
+                    409, f'Conflict. The container name "/{name}" is already in use by container "{container["Id"]}"'
+                )
         container_id = next(self._ids)
         endpoints = (config.get("NetworkingConfig") or {}).get("EndpointsConfig") or {}
         self.containers_by_id[container_id] = {
@@ -325,7 +334,11 @@ class FakeEngine(docker.APIClient):
             container |= {"State": "running", "Health": "starting" if container["Config"].get("Healthcheck") else ""}
 
     def _listed(self, container: Mapping[str, Any]) -> dict[str, Any]:
-        words = {"created": "Created", "exited": f"Exited ({container['ExitCode']}) 2 minutes ago", "paused": "Up (Paused)"}
+        words = {
+            "created": "Created",
+            "exited": f"Exited ({container['ExitCode']}) 2 minutes ago",
+            "paused": "Up (Paused)",
+        }
         health = {"": "", "starting": " (health: starting)"}.get(container["Health"], f" ({container['Health']})")
         running = container["State"] == "running"
         return {

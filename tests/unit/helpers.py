@@ -36,7 +36,13 @@ def tree(path: Path) -> dict[str, tuple[Any, ...]]:
             content: Any = os.readlink(entry)
         else:
             content = entry.read_bytes() if entry.is_file() else None
-        found[str(entry.relative_to(path))] = (status.st_mode, status.st_uid, status.st_gid, status.st_mtime_ns, content)
+        found[str(entry.relative_to(path))] = (
+            status.st_mode,
+            status.st_uid,
+            status.st_gid,
+            status.st_mtime_ns,
+            content,
+        )
     return found
 
 

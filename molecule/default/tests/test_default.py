@@ -65,7 +65,7 @@ def test_the_network_is_the_one_of_the_registry(tenancy: Tenancy, client_id: str
     network = tenancy.network(f"mt-{client_id}")
     assert [pool["Subnet"] for pool in network["IPAM"]["Config"]] == [entry["subnet"]]
     assert network["Options"]["com.docker.network.bridge.name"] == f"mt-{entry['index']}"
-    address, _ = tenancy.site(client_id)
+    address, dummy = tenancy.site(client_id)
     assert ipaddress.ip_address(address) in ipaddress.ip_network(entry["subnet"])
     assert list(tenancy.container(SITES[client_id])["NetworkSettings"]["Networks"]) == [f"mt-{client_id}"]
 

@@ -31,7 +31,7 @@ SIZES = {
     "512b": 512,
     " 5k\n": 5 * 1024,
 }
-NO_SIZES = ("", "m", "0", "0m", "-1m", "1.5g", "1t", "1 g", "1e3", "١m", "9" * 16)
+NO_SIZES = ("", "m", "0", "0m", "-1m", "1.5g", "1t", "1 g", "1e3", "\N{ARABIC-INDIC DIGIT ONE}m", "9" * 16)
 DURATIONS = {
     "30s": 30 * 10**9,
     "1m30s": 90 * 10**9,
@@ -40,7 +40,7 @@ DURATIONS = {
     "250ms": 250 * 10**6,
     "0s": 0,
 }
-NO_DURATIONS = ("", "30", "s", "-1s", "1s1m", "1.5s", "1 s", "٣s")
+NO_DURATIONS = ("", "30", "s", "-1s", "1s1m", "1.5s", "1 s", "\N{ARABIC-INDIC DIGIT ONE}s")
 VOLUMES = {
     "site:/srv/www": ("site", "/srv/www", False),
     "site:/srv/www:ro": ("site", "/srv/www", True),
@@ -167,7 +167,7 @@ def test_all_faults_of_all_services_are_told_at_once() -> None:
 
 def test_defaults_are_filled_in_and_null_means_the_default() -> None:
     given_nothing, no_faults = normalise_services({"shop": {"image": "a"}})
-    given_nulls, _ = normalise_services({"shop": dict.fromkeys(SERVICE_SPEC) | {"image": "a"}})
+    given_nulls, dummy = normalise_services({"shop": dict.fromkeys(SERVICE_SPEC) | {"image": "a"}})
     assert no_faults == []
     assert given_nulls == given_nothing
     shop = given_nothing["shop"]
@@ -214,7 +214,9 @@ def test_merging_keeps_its_arguments_and_is_idempotent(weak: dict[str, Any], str
             assert merged[key] == value
 
 
-@given(st.dictionaries(st.sampled_from(["image", "port", "volumes", "healthcheck", "x", "environment"]), JSON, max_size=4))
+@given(
+    st.dictionaries(st.sampled_from(["image", "port", "volumes", "healthcheck", "x", "environment"]), JSON, max_size=4)
+)
 def test_no_input_makes_the_check_stumble(service: dict[str, Any]) -> None:
     normal, faults = normalise_services({"shop": service})
     assert normal or faults

@@ -54,7 +54,9 @@ ASKED: dict[str, tuple[list[str], str, bool]] = {
 
 
 @pytest.mark.parametrize(("names", "asked", "good"), ASKED.values(), ids=ASKED)
-def test_openssl_takes_a_certificate_for_its_names_alone(tmp_path: Path, names: list[str], asked: str, good: bool) -> None:
+def test_openssl_takes_a_certificate_for_its_names_alone(
+    tmp_path: Path, names: list[str], asked: str, good: bool
+) -> None:
     result = verify(tmp_path, AUTHORITY, issue(AUTHORITY, names, NOW), asked)
     assert (result.returncode == 0) == good, result.stderr
 
@@ -111,7 +113,12 @@ RENEW: dict[str, tuple[Facts | None, list[str], str, str | None]] = {
     "a name more": (GOOD, ["a.example", "b.example", "c.example"], "aa", "its names are not the client's"),
     "a name less": (GOOD, ["a.example"], "aa", "its names are not the client's"),
     "another authority": (GOOD, ["a.example", "b.example"], "bb", "another certificate authority"),
-    "31 days left": (Facts(GOOD.names, "aa", NOW + datetime.timedelta(days=30, seconds=1), "f"), GOOD.names, "aa", None),
+    "31 days left": (
+        Facts(GOOD.names, "aa", NOW + datetime.timedelta(days=30, seconds=1), "f"),
+        GOOD.names,
+        "aa",
+        None,
+    ),
     "less than 30 days left": (
         Facts(GOOD.names, "aa", NOW + datetime.timedelta(days=30, seconds=-1), "f"),
         GOOD.names,
@@ -123,7 +130,9 @@ RENEW: dict[str, tuple[Facts | None, list[str], str, str | None]] = {
 
 
 @pytest.mark.parametrize(("facts", "names", "authority", "why"), RENEW.values(), ids=RENEW)
-def test_a_certificate_is_renewed_for_a_reason(facts: Facts | None, names: list[str], authority: str, why: str | None) -> None:
+def test_a_certificate_is_renewed_for_a_reason(
+    facts: Facts | None, names: list[str], authority: str, why: str | None
+) -> None:
     told = why_renew(facts, names, authority, NOW)
     assert told is None if why is None else why in str(told)
 

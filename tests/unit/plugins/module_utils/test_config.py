@@ -55,7 +55,10 @@ FAULTS: dict[str, tuple[dict[Any, Any], str]] = {
         {"services": {"shop": {"image": "built-in"}}},
         "services.shop: there is no built-in image",
     ),
-    "service of clients that is not in the catalog": ({"client_services": ["shop"]}, "'shop' is not in the catalog (site)"),
+    "service of clients that is not in the catalog": (
+        {"client_services": ["shop"]},
+        "'shop' is not in the catalog (site)",
+    ),
     "services as a list": ({"services": ["site"]}, "services"),
 }
 
@@ -180,10 +183,14 @@ def test_a_setting_that_is_not_there_is_added_at_the_end() -> None:
 
 
 # JSON writes letters beyond the first plane in a way that is not YAML's; no setting can hold them.
-SCALARS = st.text(st.characters(max_codepoint=0xFFFF, exclude_categories=["Cs"]), max_size=20) | st.integers() | st.booleans()
+SCALARS = (
+    st.text(st.characters(max_codepoint=0xFFFF, exclude_categories=["Cs"]), max_size=20) | st.integers() | st.booleans()
+)
 
 
-@given(st.dictionaries(st.sampled_from(["root_domain", "isolation_level", "other", "health_timeout"]), SCALARS, max_size=4))
+@given(
+    st.dictionaries(st.sampled_from(["root_domain", "isolation_level", "other", "health_timeout"]), SCALARS, max_size=4)
+)
 def test_what_was_set_is_what_the_file_says(settings: dict[str, Any]) -> None:
     text = text_with(FILE_TEXT, settings)
     assert yaml.safe_load(text) == yaml.safe_load(FILE_TEXT) | settings

@@ -219,7 +219,7 @@ def test_a_link_above_what_is_trusted_is_the_operators_own(tmp_path: Path) -> No
 def test_no_descriptor_stays_open(tmp_path: Path) -> None:
     (tmp_path / "a" / "b").mkdir(parents=True)
     before = len(os.listdir("/proc/self/fd"))
-    for _ in range(3):
+    for dummy in range(3):
         ensure_directory(str(tmp_path / "a" / "b" / "c"), 0o700, trusted=str(tmp_path))
         with pytest.raises(FileNotFoundError):
             ensure_directory(str(tmp_path / "none" / "c"), 0o700, trusted=str(tmp_path))

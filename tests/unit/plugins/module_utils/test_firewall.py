@@ -115,12 +115,12 @@ def test_only_elements_depend_on_the_bridges(bridges: list[str], random: Any) ->
     shuffled = random.sample(bridges, len(bridges))
     assert render(checked(**{**GOOD, "bridges": shuffled})) == text
     assert set(re.findall(r'"(mt-[^"*]+)" \. "\1"', text)) == set(bridges)
-    chains = text[text.index("\tchain ") :]
+    chains = text[text.index("    chain ") :]
     assert chains == render(checked(**{**GOOD, "bridges": []}))[-len(chains) :]
 
 
 def test_one_transaction_replaces_the_table() -> None:
-    statements = [line for line in render(checked(**GOOD)).splitlines() if line[:1] not in ("", "#", "\t", "}")]
+    statements = [line for line in render(checked(**GOOD)).splitlines() if line[:1] not in ("", "#", " ", "}")]
     assert statements == ["table inet agency_stack", "delete table inet agency_stack", "table inet agency_stack {"]
 
 
@@ -131,7 +131,7 @@ def test_empty_sets_have_no_elements() -> None:
 
 def test_metadata_addresses_are_addresses_that_do_not_overlap() -> None:
     for version, entries in ((4, METADATA4), (6, METADATA6)):
-        networks = [ipaddress.ip_network(address) for address, _ in entries]
+        networks = [ipaddress.ip_network(address) for address, dummy in entries]
         assert all(network.version == version for network in networks)
         assert not any(a.overlaps(b) for i, a in enumerate(networks) for b in networks[:i])
 

@@ -143,7 +143,9 @@ PACKAGES: dict[str, tuple[set[str], set[str], bool, list[str]]] = {
 def test_missing_packages_are_listed(
     monkeypatch: pytest.MonkeyPatch, programs: set[str], libraries: set[str], answers: bool, missing: list[str]
 ) -> None:
-    monkeypatch.setattr(_host.shutil, "which", lambda name, path: name if name in programs and "/sbin" in path else None)
+    monkeypatch.setattr(
+        _host.shutil, "which", lambda name, path: name if name in programs and "/sbin" in path else None
+    )
     monkeypatch.setattr(_host.importlib.util, "find_spec", lambda name: name if name in libraries else None)
     assert missing_packages(answers) == missing
 
@@ -156,7 +158,12 @@ def test_the_first_port_for_everybody_is_read(monkeypatch: pytest.MonkeyPatch, t
 
 @pytest.mark.parametrize(
     ("info", "managed"),
-    [({"Labels": ["agency_stack.managed=true"]}, True), ({"Labels": ["a=b"]}, False), ({"Labels": None}, False), ({}, False)],
+    [
+        ({"Labels": ["agency_stack.managed=true"]}, True),
+        ({"Labels": ["a=b"]}, False),
+        ({"Labels": None}, False),
+        ({}, False),
+    ],
 )
 def test_our_own_engine_is_known_by_its_label(info: dict[str, Any], managed: bool) -> None:
     assert engine_is_managed(info) == managed

@@ -35,7 +35,9 @@ SHOP = {"image": "shop:1", "port": 80, "subdomain": "shop"}
 CONFIG_WITH_SHOP = effective_config([("config.yaml", {"services": {"shop": SHOP, "worker": {"image": "worker:1"}}})])
 
 
-def edited(document: Mapping[str, Any], *wanted: Mapping[str, Any], config: Mapping[str, Any] = CONFIG) -> dict[str, Any]:
+def edited(
+    document: Mapping[str, Any], *wanted: Mapping[str, Any], config: Mapping[str, Any] = CONFIG
+) -> dict[str, Any]:
     return plan_registry(document, wanted, config)[0]
 
 
@@ -54,7 +56,9 @@ def by_id(document: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
 
 def test_a_new_client_gets_the_defaults_of_the_settings() -> None:
     config = effective_config([("config.yaml", {"root_domain": "agency.example", "network_pool": "10.5.0.0/16"})])
-    document, [change] = plan_registry(empty_document(), [{"client_id": "a_b"}], config, now="2026-01-31T12:00:00+00:00")
+    document, [change] = plan_registry(
+        empty_document(), [{"client_id": "a_b"}], config, now="2026-01-31T12:00:00+00:00"
+    )
     assert document == {
         "version": 1,
         "clients": [
@@ -97,7 +101,12 @@ EDITS: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {
 
 @pytest.mark.parametrize(("edit", "changed"), EDITS.values(), ids=EDITS)
 def test_an_edit_changes_what_it_names_and_nothing_else(edit: dict[str, Any], changed: dict[str, Any]) -> None:
-    first = {"client_id": "acme", "domain": "acme.example.com", "aliases": ["old.example"], "services": {"site": {"cpus": 1}}}
+    first = {
+        "client_id": "acme",
+        "domain": "acme.example.com",
+        "aliases": ["old.example"],
+        "services": {"site": {"cpus": 1}},
+    }
     before = edited(empty_document(), first, {"client_id": "globex"})
     # Other defaults than those with which the clients were made.
     config = effective_config([("config.yaml", {"root_domain": "other.example", "client_services": []})])
@@ -117,8 +126,13 @@ def test_the_same_edit_twice_changes_nothing_the_second_time() -> None:
 
 
 def test_a_client_named_twice_in_one_edit_is_made_once() -> None:
-    document = edited(empty_document(), {"client_id": "a"}, {"client_id": "a", "domain": "x.example"}, {"client_id": "b"})
-    assert [(entry["domain"], entry["index"]) for entry in document["clients"]] == [("x.example", 1), ("b.localhost", 2)]
+    document = edited(
+        empty_document(), {"client_id": "a"}, {"client_id": "a", "domain": "x.example"}, {"client_id": "b"}
+    )
+    assert [(entry["domain"], entry["index"]) for entry in document["clients"]] == [
+        ("x.example", 1),
+        ("b.localhost", 2),
+    ]
 
 
 # ---------------------------------------------------------------- faults
@@ -178,7 +192,11 @@ MEETINGS: dict[str, tuple[list[str], list[str], bool]] = {
     "different": (["a.example"], ["b.example"], False),
     "equal": (["a.example"], ["a.example"], True),
     "equal but for case": (["a.example"], ["A.EXAMPLE"], True),
-    "equal but for spelling": (["xn--bcher-kva.example"], ["B\N{LATIN CAPITAL LETTER U WITH DIAERESIS}cher.example"], True),
+    "equal but for spelling": (
+        ["xn--bcher-kva.example"],
+        ["B\N{LATIN CAPITAL LETTER U WITH DIAERESIS}cher.example"],
+        True,
+    ),
     "equal aliases": (["a.example", "x.example"], ["b.example", "x.example"], True),
     "alias and domain": (["a.example", "b.example"], ["b.example"], True),
     "equal wildcards": (["*.a.example"], ["*.a.example"], True),
@@ -211,11 +229,15 @@ def test_a_host_name_belongs_to_one_client(
         assert len(edited(document, *edit)["clients"]) == 2
 
 
-LABELS = st.sampled_from(["a", "b", "www", "*", "B", "xn--bcher-kva", "b\N{LATIN SMALL LETTER U WITH DIAERESIS}cher", "shop"])
+LABELS = st.sampled_from(
+    ["a", "b", "www", "*", "B", "xn--bcher-kva", "b\N{LATIN SMALL LETTER U WITH DIAERESIS}cher", "shop"]
+)
 DOMAINS = st.lists(LABELS, min_size=1, max_size=3).map(lambda labels: ".".join([*labels, "example"]))
 CLIENTS = st.dictionaries(
     st.sampled_from(["a", "b", "c", "d-1", "d_1"]),
-    st.tuples(DOMAINS | st.none(), st.lists(DOMAINS, max_size=2), st.sampled_from([["site"], ["shop"], ["site", "shop"], []])),
+    st.tuples(
+        DOMAINS | st.none(), st.lists(DOMAINS, max_size=2), st.sampled_from([["site"], ["shop"], ["site", "shop"], []])
+    ),
     min_size=1,
     max_size=4,
 )
@@ -271,7 +293,8 @@ def test_two_services_at_one_name_are_refused() -> None:
     config = effective_config([("config.yaml", {"services": {"other": {"image": "o:1", "port": 80}}})])
     [fault] = faults_of({"client_id": "a", "services": {"site": {}, "other": {}}}, config=config)
     assert fault == (
-        "The services 'other' and 'site' of client 'a' would both answer at a.localhost; give one of them another subdomain."
+        "The services 'other' and 'site' of client 'a' would both answer at a.localhost; "
+        "give one of them another subdomain."
     )
 
 
@@ -320,6 +343,13 @@ def assert_apart(document: Mapping[str, Any], config: Mapping[str, Any] | None =
         assert ipaddress.IPv4Network(client["subnet"]).subnet_of(ipaddress.IPv4Network(config["network_pool"]))
 
 
+def free_subnets(entries: Mapping[str, Mapping[str, Any]], settings: Mapping[str, Any]) -> int:
+    """How many parts of the pool meet nobody's subnet; counted the slow and obvious way."""
+    parts = ipaddress.IPv4Network(settings["network_pool"]).subnets(new_prefix=settings["subnet_prefix"])
+    used = [ipaddress.IPv4Network(entry["subnet"]) for entry in entries.values()]
+    return sum(not any(part.overlaps(network) for network in used) for part in parts)
+
+
 SETTINGS = st.fixed_dictionaries(
     {
         "network_pool": st.sampled_from(["10.1.0.0/24", "10.1.0.0/22", "10.1.0.128/25", "10.2.0.0/24"]),
@@ -328,7 +358,11 @@ SETTINGS = st.fixed_dictionaries(
     }
 )
 STEPS = st.lists(
-    st.tuples(SETTINGS, st.lists(st.sampled_from("abcdefghij"), max_size=4), st.lists(st.sampled_from("abcdefghij"), max_size=2)),
+    st.tuples(
+        SETTINGS,
+        st.lists(st.sampled_from("abcdefghij"), max_size=4),
+        st.lists(st.sampled_from("abcdefghij"), max_size=2),
+    ),
     min_size=1,
     max_size=5,
 )
@@ -342,13 +376,20 @@ def test_allocations_never_change_and_never_meet_whatever_the_settings_become(
     for settings, added, vanished in steps:
         config = effective_config([("config.yaml", settings)])
         before = by_id(document)
-        document = edited(document, *({"client_id": client_id} for client_id in added), config=config)
+        try:
+            document = edited(document, *({"client_id": client_id} for client_id in added), config=config)
+        except InvalidInput as refused:
+            assert "has no free" in str(refused)
+            assert free_subnets(before, settings) < len(set(added) - before.keys())
+            continue
         assert_apart(document)
         after = by_id(document)
         for client_id, entry in before.items():
             assert {key: after[client_id][key] for key in ALLOCATED} == {key: entry[key] for key in ALLOCATED}
         for client_id in after.keys() - before.keys():
-            assert ipaddress.IPv4Network(after[client_id]["subnet"]).subnet_of(ipaddress.IPv4Network(settings["network_pool"]))
+            assert ipaddress.IPv4Network(after[client_id]["subnet"]).subnet_of(
+                ipaddress.IPv4Network(settings["network_pool"])
+            )
             assert after[client_id]["subnet"].endswith(f"/{settings['subnet_prefix']}")
         document["clients"] = [entry for entry in document["clients"] if entry["client_id"] not in vanished]
 
@@ -385,7 +426,13 @@ def test_a_thousand_clients_are_added_at_once_in_reasonable_time() -> None:
 
 
 # Occupied network -> whether it stands in the way of the pool 10.217.0.0/16.
-OCCUPIED = {"10.217.3.0/24": True, "10.0.0.0/8": True, "10.218.0.0/16": False, "172.17.0.0/16": False, "10.217.255.255/32": True}
+OCCUPIED = {
+    "10.217.3.0/24": True,
+    "10.0.0.0/8": True,
+    "10.218.0.0/16": False,
+    "172.17.0.0/16": False,
+    "10.217.255.255/32": True,
+}
 
 
 @pytest.mark.parametrize(("network", "in_the_way"), OCCUPIED.items())
@@ -421,8 +468,14 @@ DOCUMENTS: dict[str, tuple[Any, str]] = {
     "bad subnet": ({"version": 1, "clients": [ENTRY | {"subnet": "all"}]}, "entry 1 is damaged"),
     "bad state": ({"version": 1, "clients": [ENTRY | {"state": "presnt"}]}, "has the state 'presnt' instead of"),
     "incomplete level": ({"version": 1, "clients": [ENTRY | {"isolation_level": "hard"}]}, "'hard' is not available"),
-    "client twice": ({"version": 1, "clients": [OTHER, OTHER | {"index": 3}]}, "client_id 'b' of client 'b' stands in it twice"),
-    "index twice": ({"version": 1, "clients": [ENTRY, OTHER | {"index": 1}]}, "index 1 of client 'b' stands in it twice"),
+    "client twice": (
+        {"version": 1, "clients": [OTHER, OTHER | {"index": 3}]},
+        "client_id 'b' of client 'b' stands in it twice",
+    ),
+    "index twice": (
+        {"version": 1, "clients": [ENTRY, OTHER | {"index": 1}]},
+        "index 1 of client 'b' stands in it twice",
+    ),
     "uid twice": ({"version": 1, "clients": [ENTRY, OTHER | {"uid": ENTRY["uid"]}]}, "uid 1900000001 of client 'b'"),
     "subnets that overlap": (
         {"version": 1, "clients": [ENTRY, OTHER | {"subnet": "10.217.0.0/24"}]},
@@ -452,4 +505,7 @@ def test_clients_are_selected_by_id() -> None:
     assert select_clients(document, []) == []
     with pytest.raises(InvalidInput) as refused:
         select_clients(document, ["x", "b", "y"])
-    assert refused.value.faults == ["There is no client 'x'; there are a, b.", "There is no client 'y'; there are a, b."]
+    assert refused.value.faults == [
+        "There is no client 'x'; there are a, b.",
+        "There is no client 'y'; there are a, b.",
+    ]

@@ -53,7 +53,9 @@ def failing(*names: str, error: Exception | None = None) -> Callable[[Change], N
     return apply
 
 
-def run(module: Module, changes: list[Change], apply: Callable[[Change], None], *args: Any, **options: Any) -> dict[str, Any]:
+def run(
+    module: Module, changes: list[Change], apply: Callable[[Change], None], *args: Any, **options: Any
+) -> dict[str, Any]:
     return converge(module, changes, apply, *args, **options)  # type: ignore[arg-type]
 
 
@@ -107,7 +109,7 @@ def test_nothing_to_do_writes_no_log(tmp_path: Path) -> None:
 
 def test_the_log_says_what_was_done_and_what_failed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("SUDO_USER", "jane")
-    for _ in range(2):
+    for dummy in range(2):
         run(Module(), [change("a1", payload="hidden"), change("b1", "b")], failing("b1"), str(tmp_path))
     path = tmp_path / "components" / "multi_tenancy.log"
     text = path.read_text(encoding="utf-8")
@@ -121,7 +123,9 @@ def test_the_log_says_what_was_done_and_what_failed(tmp_path: Path, monkeypatch:
     assert stat.S_IMODE(path.stat().st_mode) == 0o640
 
 
-@pytest.mark.parametrize(("failures", "defer", "failed"), [([], False, False), (["x"], False, True), (["x", "y"], True, False)])
+@pytest.mark.parametrize(
+    ("failures", "defer", "failed"), [([], False, False), (["x"], False, True), (["x", "y"], True, False)]
+)
 def test_failures_fail_the_task_unless_they_are_deferred(failures: list[str], defer: bool, failed: bool) -> None:
     module = Module(defer_failures=defer)
     told = [{"client_id": name, "msg": f"Client {name}: no."} for name in failures]

@@ -55,9 +55,14 @@ def state(spec: ContainerSpec = SPEC, **changed: Any) -> ContainerState:
     return replace(made, **changed)
 
 
-def planned(*actual: ContainerState, wanted: tuple[ContainerSpec, ...] = (SPEC,), **options: Any) -> list[tuple[str, str, str]]:
+def planned(
+    *actual: ContainerState, wanted: tuple[ContainerSpec, ...] = (SPEC,), **options: Any
+) -> list[tuple[str, str, str]]:
     plan = plan_stacks(wanted, actual, options.pop("clients", ["acme"]), **options)
-    return [(change.action, change.kind, change.payload.name if change.kind == "container" else change.before) for change in [*plan.starts, *plan.removals]]
+    return [
+        (change.action, change.kind, change.payload.name if change.kind == "container" else change.before)
+        for change in [*plan.starts, *plan.removals]
+    ]
 
 
 NAME, NEXT = "mt-acme.site", "mt-acme.site-next"
@@ -73,12 +78,18 @@ PLANS: dict[str, tuple[list[ContainerState], list[tuple[str, str, str]]]] = {
     "never started": ([state(state="created", health="")], [(*START, NAME)]),
     "paused": ([state(state="paused")], [(*START, NAME)]),
     "restarting": ([state(state="restarting", health="")], [(*START, NAME)]),
-    "dead": ([state(state="dead", health="")], [("recreate", "container", NEXT), (*REMOVE, NAME), ("update", "container name", NEXT)]),
+    "dead": (
+        [state(state="dead", health="")],
+        [("recreate", "container", NEXT), (*REMOVE, NAME), ("update", "container name", NEXT)],
+    ),
     "cut off from its network": (
         [state(addresses={})],
         [("recreate", "container", NEXT), (*REMOVE, NAME), ("update", "container name", NEXT)],
     ),
-    "another image": ([state(OLD)], [("recreate", "container", NEXT), (*REMOVE, NAME), ("update", "container name", NEXT)]),
+    "another image": (
+        [state(OLD)],
+        [("recreate", "container", NEXT), (*REMOVE, NAME), ("update", "container name", NEXT)],
+    ),
     "new one came up, old one is left": (
         [state(name=NEXT), state(OLD)],
         [(*REMOVE, NAME), ("update", "container name", NEXT)],
@@ -97,7 +108,10 @@ PLANS: dict[str, tuple[list[ContainerState], list[tuple[str, str, str]]]] = {
     ),
     "only the name is missing": ([state(name=NEXT)], [("update", "container name", NEXT)]),
     "two as wanted": ([state(name=NEXT), state()], [(*REMOVE, NEXT)]),
-    "two as wanted, one serves": ([state(name=NEXT), state(state="exited", health="")], [(*REMOVE, NAME), ("update", "container name", NEXT)]),
+    "two as wanted, one serves": (
+        [state(name=NEXT), state(state="exited", health="")],
+        [(*REMOVE, NAME), ("update", "container name", NEXT)],
+    ),
     "names are taken": (
         [state(OLD), state(OLD, name=NEXT)],
         [
@@ -177,7 +191,9 @@ STATES = st.lists(
 
 
 @given(STATES, st.sets(st.sampled_from(["site", "shop", "third"])))
-def test_no_plan_gives_two_containers_one_address_or_one_name(rows: list[tuple[str, str, str, str]], services: set[str]) -> None:
+def test_no_plan_gives_two_containers_one_address_or_one_name(
+    rows: list[tuple[str, str, str, str]], services: set[str]
+) -> None:
     specs = [replace(SPEC, service=service, name=f"mt-acme.{service}") for service in sorted(services)]
     actual = [
         state(
@@ -257,7 +273,8 @@ def test_the_hash_does_not_depend_on_the_order_of_keys() -> None:
 
 CHANGES: dict[str, Any] = {
     "image": "x:1", "network": "n", "subnet": "10.0.0.0/28", "labels": {}, "user": "2:2", "command": ["x"],
-    "entrypoint": ["x"], "environment": {"B": "othersecret", "A": "1"}, "binds": [{"source": "/a", "target": "/b", "read_only": True}],
+    "entrypoint": ["x"], "environment": {"B": "othersecret", "A": "1"},
+    "binds": [{"source": "/a", "target": "/b", "read_only": True}],
     "tmpfs": {"/tmp": ""}, "cap_add": ["CHOWN"], "read_only": False, "mem_limit": 1, "nano_cpus": 1, "pids_limit": 1,
     "stop_signal": "SIGINT", "stop_timeout": 11, "healthcheck": None, "start_first": True,
 }  # fmt: skip
@@ -282,7 +299,9 @@ LISTED = {
     "Labels": {"agency_stack.client_id": "acme", "agency_stack.service": "site", "agency_stack.spec_hash": "h"},
     "State": "running",
     "Status": "Up 2 minutes (healthy)",
-    "NetworkSettings": {"Networks": {"mt-acme": {"IPAMConfig": {"IPv4Address": "10.217.0.2"}, "IPAddress": "10.217.0.2"}}},
+    "NetworkSettings": {
+        "Networks": {"mt-acme": {"IPAMConfig": {"IPv4Address": "10.217.0.2"}, "IPAddress": "10.217.0.2"}}
+    },
 }
 
 READ: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {
@@ -294,13 +313,24 @@ READ: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {
         {
             "State": "exited",
             "Status": "Exited (137) 3 minutes ago",
-            "NetworkSettings": {"Networks": {"mt-acme": {"IPAMConfig": {"IPv4Address": "10.217.0.2"}, "IPAddress": ""}}},
+            "NetworkSettings": {
+                "Networks": {"mt-acme": {"IPAMConfig": {"IPv4Address": "10.217.0.2"}, "IPAddress": ""}}
+            },
         },
         {"state": "exited", "health": "", "addresses": {"mt-acme": "10.217.0.2"}},
     ),
-    "not pinned": ({"NetworkSettings": {"Networks": {"n": {"IPAMConfig": None, "IPAddress": "1.2.3.4"}}}}, {"addresses": {"n": "1.2.3.4"}}),
-    "on the host's network": ({"NetworkSettings": {"Networks": {"host": {"IPAMConfig": None, "IPAddress": ""}}}}, {"addresses": {}}),
-    "without anything": ({"NetworkSettings": None, "Labels": None, "Status": None, "Names": None}, {"client_id": None, "name": ""}),
+    "not pinned": (
+        {"NetworkSettings": {"Networks": {"n": {"IPAMConfig": None, "IPAddress": "1.2.3.4"}}}},
+        {"addresses": {"n": "1.2.3.4"}},
+    ),
+    "on the host's network": (
+        {"NetworkSettings": {"Networks": {"host": {"IPAMConfig": None, "IPAddress": ""}}}},
+        {"addresses": {}},
+    ),
+    "without anything": (
+        {"NetworkSettings": None, "Labels": None, "Status": None, "Names": None},
+        {"client_id": None, "name": ""},
+    ),
 }
 
 

@@ -11,8 +11,15 @@ from typing import Any
 
 import pytest
 from ansible_collections.agency_stack.multi_tenancy.plugins.module_utils._plan import TenancyError
-from ansible_collections.agency_stack.multi_tenancy.plugins.module_utils._stack import ContainerSpec, StackPlan, plan_stacks
-from ansible_collections.agency_stack.multi_tenancy.plugins.module_utils._stack_apply import StackApplier, list_containers
+from ansible_collections.agency_stack.multi_tenancy.plugins.module_utils._stack import (
+    ContainerSpec,
+    StackPlan,
+    plan_stacks,
+)
+from ansible_collections.agency_stack.multi_tenancy.plugins.module_utils._stack_apply import (
+    StackApplier,
+    list_containers,
+)
 from ansible_collections.agency_stack.multi_tenancy.tests.unit.fake_engine import FakeEngine, refusal
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
@@ -46,7 +53,9 @@ def with_network(engine: FakeEngine) -> FakeEngine:
     engine.local_images |= {"site:1", "site:2", "sick:1", "broken:1"}
     engine.sick, engine.broken = {"sick:1"}, {"broken:1"}
     pool = {"Subnet": "10.217.0.0/28", "Gateway": "10.217.0.1"}
-    engine.create_network(name="mt-acme", driver="bridge", internal=False, options={}, labels={}, ipam={"Config": [pool]})
+    engine.create_network(
+        name="mt-acme", driver="bridge", internal=False, options={}, labels={}, ipam={"Config": [pool]}
+    )
     engine.calls.clear()
     return engine
 
@@ -98,7 +107,12 @@ def test_a_container_is_made_as_specified(engine: FakeEngine) -> None:
     assert host["Tmpfs"] == {"/tmp": "size=16m"}
     assert (host["NetworkMode"], host["Init"]) == ("mt-acme", True)
     assert "Privileged" not in host
-    assert (config["User"], config["Cmd"], config["Entrypoint"], config["Env"]) == ("7:8", ["serve"], ["/bin/site"], ["A=1"])
+    assert (config["User"], config["Cmd"], config["Entrypoint"], config["Env"]) == (
+        "7:8",
+        ["serve"],
+        ["/bin/site"],
+        ["A=1"],
+    )
     assert (config["StopSignal"], config["StopTimeout"]) == ("SIGQUIT", 20)
     assert config["Labels"] == LABELS | {"agency_stack.spec_hash": spec.hash}
     assert config["Healthcheck"]["Test"] == ["CMD", "/bin/check", "-q"]
@@ -107,7 +121,9 @@ def test_a_container_is_made_as_specified(engine: FakeEngine) -> None:
 
 
 @pytest.mark.parametrize(("version", "interval"), [("1.41", None), ("1.43", None), ("1.44", 10**9), ("1.51", 10**9)])
-def test_engines_that_can_look_often_at_a_starting_container_do(engine: FakeEngine, version: str, interval: int | None) -> None:
+def test_engines_that_can_look_often_at_a_starting_container_do(
+    engine: FakeEngine, version: str, interval: int | None
+) -> None:
     engine._version = version
     converge(engine, SPEC)
     assert engine.by_name("mt-acme.site")["Config"]["Healthcheck"].get("StartInterval") == interval
@@ -125,7 +141,9 @@ def test_start_first_stops_the_old_one_when_the_new_one_serves(engine: FakeEngin
     converge(engine, replace(V1, start_first=True))
     engine.calls.clear()
     converge(engine, replace(V2, start_first=True))
-    effects = [call[0] for call in engine.calls if call[0] in ("create_container", "start", "exec_inspect", "stop", "rename")]
+    effects = [
+        call[0] for call in engine.calls if call[0] in ("create_container", "start", "exec_inspect", "stop", "rename")
+    ]
     assert effects == ["create_container", "start", "exec_inspect", "stop", "rename"]
     assert engine.running() == ["mt-acme.site"]
 
@@ -141,7 +159,9 @@ def test_stop_first_never_runs_two_at_once(engine: FakeEngine) -> None:
 
 @pytest.mark.parametrize("start_first", [True, False], ids=["start-first", "stop-first"])
 @pytest.mark.parametrize("bad", [SICK, BROKEN], ids=["never healthy", "ends at once"])
-def test_a_new_one_that_fails_is_removed_and_the_old_one_serves(engine: FakeEngine, bad: ContainerSpec, start_first: bool) -> None:
+def test_a_new_one_that_fails_is_removed_and_the_old_one_serves(
+    engine: FakeEngine, bad: ContainerSpec, start_first: bool
+) -> None:
     converge(engine, replace(V1, start_first=start_first))
     old = engine.by_name("mt-acme.site")["Id"]
     with pytest.raises(TenancyError) as refused:
@@ -159,7 +179,9 @@ FAILURES = {
 
 
 @pytest.mark.parametrize(("spec", "told"), FAILURES.values(), ids=FAILURES)
-def test_a_failure_shows_the_last_log_lines_and_leaves_nothing(engine: FakeEngine, spec: ContainerSpec, told: str) -> None:
+def test_a_failure_shows_the_last_log_lines_and_leaves_nothing(
+    engine: FakeEngine, spec: ContainerSpec, told: str
+) -> None:
     with pytest.raises(TenancyError) as refused:
         converge(engine, spec)
     assert str(refused.value) == f"Container mt-acme.site {told}"
@@ -210,7 +232,9 @@ def test_the_engines_own_word_is_enough(engine: FakeEngine, monkeypatch: pytest.
     assert engine.running() == ["mt-acme.site"]
 
 
-def test_a_container_that_ends_while_it_is_asked_is_told_with_its_exit_code(engine: FakeEngine, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_container_that_ends_while_it_is_asked_is_told_with_its_exit_code(
+    engine: FakeEngine, monkeypatch: pytest.MonkeyPatch
+) -> None:
     def ends(container: str, *_args: object, **_options: object) -> None:
         engine.containers_by_id[container] |= {"State": "exited", "ExitCode": 9}
         raise refusal(409, f"Container {container} is not running")
@@ -224,7 +248,9 @@ def test_a_container_that_ends_while_it_is_asked_is_told_with_its_exit_code(engi
     ("test", "command"),
     [(["CMD", "a", "b"], ("a", "b")), (["CMD-SHELL", "a && b"], ("/bin/sh", "-c", "a && b"))],
 )
-def test_the_health_check_is_run_as_the_engine_would(engine: FakeEngine, test: list[str], command: tuple[str, ...]) -> None:
+def test_the_health_check_is_run_as_the_engine_would(
+    engine: FakeEngine, test: list[str], command: tuple[str, ...]
+) -> None:
     converge(engine, replace(SPEC, healthcheck=CHECK | {"test": test}))
     assert [call[2] for call in engine.calls if call[0] == "exec_create"] == [command]
 
@@ -246,8 +272,10 @@ def test_a_paused_container_goes_on(engine: FakeEngine) -> None:
 
 
 def test_a_foreign_container_of_that_name_is_left_alone_and_told(engine: FakeEngine) -> None:
-    engine.create_container_from_config({"Image": "site:1", "Labels": {}, "HostConfig": {"NetworkMode": "host"}}, "mt-acme.site")
-    with pytest.raises(TenancyError, match=r'Creating container mt-acme\.site failed: Conflict'):
+    engine.create_container_from_config(
+        {"Image": "site:1", "Labels": {}, "HostConfig": {"NetworkMode": "host"}}, "mt-acme.site"
+    )
+    with pytest.raises(TenancyError, match=r"Creating container mt-acme\.site failed: Conflict"):
         converge(engine, SPEC)
     assert engine.names() == ["mt-acme.site"]
 
@@ -313,7 +341,11 @@ def watch(engine: FakeEngine, broken_rule: Callable[[], str | None]) -> None:
 
 def good_ones(engine: FakeEngine) -> list[str]:
     """The running containers that serve."""
-    return [name for name in engine.running(client_id="acme") if engine.by_name(name)["Config"]["Image"] in ("site:1", "site:2")]
+    return [
+        name
+        for name in engine.running(client_id="acme")
+        if engine.by_name(name)["Config"]["Image"] in ("site:1", "site:2")
+    ]
 
 
 def assert_converged(engine: FakeEngine, spec: ContainerSpec) -> None:
@@ -336,7 +368,9 @@ def number_of_calls(*specs: ContainerSpec) -> int:
 @pytest.mark.parametrize("stays_dead", [True, False], ids=["killed", "interrupted"])
 @pytest.mark.parametrize("start_first", [True, False], ids=["start-first", "stop-first"])
 @pytest.mark.parametrize("first", [True, False], ids=["first run", "replacement"])
-def test_a_run_that_dies_at_any_call_is_finished_by_the_next(clock: Any, first: bool, start_first: bool, stays_dead: bool) -> None:
+def test_a_run_that_dies_at_any_call_is_finished_by_the_next(
+    clock: Any, first: bool, start_first: bool, stays_dead: bool
+) -> None:
     old, new = replace(V1, start_first=start_first), replace(V2, start_first=start_first)
     specs = [new] if first else [old, new]
     calls = number_of_calls(*specs)
@@ -375,7 +409,13 @@ def test_a_run_that_dies_and_a_next_one_that_fails_leave_what_served(clock: Any,
 
 
 RUNS = st.lists(
-    st.tuples(st.sampled_from(["site:1", "site:2", "sick:1", "broken:1"]), st.none() | st.integers(1, 25), st.booleans(), st.booleans()), max_size=5
+    st.tuples(
+        st.sampled_from(["site:1", "site:2", "sick:1", "broken:1"]),
+        st.none() | st.integers(1, 25),
+        st.booleans(),
+        st.booleans(),
+    ),
+    max_size=5,
 )
 
 

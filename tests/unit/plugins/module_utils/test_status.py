@@ -27,7 +27,9 @@ def spec(config: dict[str, Any], client: dict[str, Any]) -> ContainerSpec:
 
 
 def state(spec: ContainerSpec, **changed: Any) -> ContainerState:
-    made = ContainerState("id", spec.name, "acme", "site", spec.hash, spec.image, "running", "healthy", {spec.network: "10.217.0.2"})
+    made = ContainerState(
+        "id", spec.name, "acme", "site", spec.hash, spec.image, "running", "healthy", {spec.network: "10.217.0.2"}
+    )
     return replace(made, **changed)
 
 
@@ -55,8 +57,12 @@ def test_what_differs_is_found(
     assert finding is not None or status.findings == []
 
 
-def test_a_missing_route_is_found_for_clients_that_are_wanted_alone(client: dict[str, Any], spec: ContainerSpec) -> None:
-    assert client_status(client, [spec], [state(spec)], routed=False).findings == ["the edge has no route to it; a converge makes it"]
+def test_a_missing_route_is_found_for_clients_that_are_wanted_alone(
+    client: dict[str, Any], spec: ContainerSpec
+) -> None:
+    assert client_status(client, [spec], [state(spec)], routed=False).findings == [
+        "the edge has no route to it; a converge makes it"
+    ]
     assert client_status(client, [], [], routed=False).findings == []
 
 
@@ -92,7 +98,10 @@ def test_a_table_is_aligned_and_has_no_trailing_blanks() -> None:
 
 def test_a_report_tells_platform_clients_and_findings() -> None:
     services = [{"service": "site", "container": "c", "state": "running", "health": "healthy"}]
-    clients = [ClientStatus("acme", "medium", "acme.example", "present", services), ClientStatus("b", "medium", "b.example", "suspended")]
+    clients = [
+        ClientStatus("acme", "medium", "acme.example", "present", services),
+        ClientStatus("b", "medium", "b.example", "suspended"),
+    ]
     text = report({"engine": "1", "edge": "running"}, clients, ["Something is wrong."])
     assert text == (
         "engine:    1\n"

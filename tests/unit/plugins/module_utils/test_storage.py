@@ -47,7 +47,7 @@ def test_what_was_made_is_what_is_read(tmp_path: Path, reader: int | None) -> No
     """Needs root."""
     directory = Directory(str(tmp_path / "dir"), 0o2750, 7, 8, reader)
     assert read_directory(directory) is None
-    for _ in range(2):
+    for dummy in range(2):
         apply_directory(directory)
         assert read_directory(directory) == directory.shown()
 

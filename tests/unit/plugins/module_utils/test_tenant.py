@@ -86,7 +86,13 @@ def test_every_key_of_a_service_reaches_its_container(shop_config: dict[str, Any
         "pids_limit": 9,
         "stop_signal": "SIGINT",
         "stop_timeout": 90,
-        "healthcheck": {"test": ["CMD", "true"], "interval": 10**9, "timeout": 2 * 10**9, "retries": 4, "start_period": 5 * 10**9},
+        "healthcheck": {
+            "test": ["CMD", "true"],
+            "interval": 10**9,
+            "timeout": 2 * 10**9,
+            "retries": 4,
+            "start_period": 5 * 10**9,
+        },
         "start_first": True,
     }
 
@@ -107,7 +113,9 @@ def test_a_client_that_is_not_present_has_no_container_and_no_route(config: dict
 
 
 def test_no_two_clients_share_a_name_a_bridge_a_subnet_or_a_folder(config: dict[str, Any]) -> None:
-    clients = registered(config, *({"client_id": name, "domain": f"{n}.example"} for n, name in enumerate(["a", "a-b", "a_b", "b"])))
+    clients = registered(
+        config, *({"client_id": name, "domain": f"{n}.example"} for n, name in enumerate(["a", "a-b", "a_b", "b"]))
+    )
     networks = [network(client, config) for client in clients]
     for key in ("name", "bridge", "subnet", "gateway"):
         assert len({getattr(spec, key) for spec in networks}) == len(clients)
@@ -117,7 +125,9 @@ def test_no_two_clients_share_a_name_a_bridge_a_subnet_or_a_folder(config: dict[
     assert len(set(folders)) == len(folders)
 
 
-def test_a_bridge_has_a_short_name_and_the_host_the_first_address(config: dict[str, Any], client: dict[str, Any]) -> None:
+def test_a_bridge_has_a_short_name_and_the_host_the_first_address(
+    config: dict[str, Any], client: dict[str, Any]
+) -> None:
     last = client | {"index": 2**21, "client_id": "x" * 32}
     assert len(bridge_name(last, config | {"name_prefix": "abcdef"})) <= 15
     spec = network(client, config)
@@ -134,7 +144,9 @@ def test_directories_come_parents_first_and_keep_strangers_out(shop_config: dict
     for number, path in enumerate(paths):
         parent = path.rpartition("/")[0]
         assert parent in paths[:number] or parent in ("/srv/root/clients", "/srv/log/clients")
-    below = {directory.path.removeprefix(f"{home}/data/"): directory for directory in wanted if "/data/" in directory.path}
+    below = {
+        directory.path.removeprefix(f"{home}/data/"): directory for directory in wanted if "/data/" in directory.path
+    }
     assert set(below) == {"shop", "shop/files", "shop/conf", "site"}
     for directory in below.values():
         assert (directory.uid, directory.gid, directory.reader) == (1900000001, 1900000001, 1900000001)
@@ -163,7 +175,9 @@ def test_a_lost_service_is_one_clear_fault(client: dict[str, Any], config: dict[
             derive(lost, config, LAYOUT)
 
 
-def test_the_clients_file_is_yaml_and_names_the_command_that_changes_it(client: dict[str, Any], config: dict[str, Any]) -> None:
+def test_the_clients_file_is_yaml_and_names_the_command_that_changes_it(
+    client: dict[str, Any], config: dict[str, Any]
+) -> None:
     text = effective_text(client, config, LAYOUT)
     document = yaml.safe_load(text)
     assert document == json.loads("".join(line for line in text.splitlines(True) if not line.startswith("#")))

@@ -116,8 +116,14 @@ def test_a_name_of_its_own_wins_over_the_clients_wildcard() -> None:
 REFUSED: dict[str, tuple[ClientRoutes, str]] = {
     "bad client": (replace(ACME, client_id="../acme"), "client_id"),
     "name that is not canonical": (replace(ACME, routes=[replace(SITE, hostnames=["Acme.example"])]), "canonical form"),
-    "name that breaks out": (replace(ACME, routes=[replace(SITE, hostnames=["a`) || Host(`b.example"])]), "not allowed"),
-    "another client's address": (replace(ACME, routes=[replace(SITE, address="10.217.0.18")]), "outside the client's network"),
+    "name that breaks out": (
+        replace(ACME, routes=[replace(SITE, hostnames=["a`) || Host(`b.example"])]),
+        "not allowed",
+    ),
+    "another client's address": (
+        replace(ACME, routes=[replace(SITE, address="10.217.0.18")]),
+        "outside the client's network",
+    ),
     "the host's address": (replace(ACME, routes=[replace(SITE, address="10.217.0.1")]), "outside"),
     "the network's address": (replace(ACME, routes=[replace(SITE, address="10.217.0.0")]), "outside"),
     "the broadcast address": (replace(ACME, routes=[replace(SITE, address="10.217.0.15")]), "outside"),
@@ -165,7 +171,9 @@ def test_a_file_of_a_client_that_is_gone_is_removed_once() -> None:
 HAND_MADE = {
     "YAML": f"tls:\n  certificates:\n    - keyFile: |\n        {KEY}",
     "JSON of another form": json.dumps({"http": {}, "tls": {"stores": {"default": {"keyFile": KEY}}}}),
-    "key in an unknown place": json.dumps({"http": {}, "x": KEY, "tls": {"certificates": [{"certFile": "c", "keyFile": KEY}]}}),
+    "key in an unknown place": json.dumps(
+        {"http": {}, "x": KEY, "tls": {"certificates": [{"certFile": "c", "keyFile": KEY}]}}
+    ),
     "list": json.dumps([KEY]),
     "text": json.dumps(KEY),
     "number": "7",

@@ -44,7 +44,9 @@ def authority(tmp_path: Path, clients: list[dict[str, Any]]) -> Path:
 
 
 def pair(folder: Path, name: str = "tls") -> Pair:
-    return Pair((folder / f"{name}.crt").read_text(encoding="ascii"), (folder / f"{name}.key").read_text(encoding="ascii"))
+    return Pair(
+        (folder / f"{name}.crt").read_text(encoding="ascii"), (folder / f"{name}.key").read_text(encoding="ascii")
+    )
 
 
 def certs(tmp_path: Path, client_id: str) -> Path:
@@ -52,7 +54,12 @@ def certs(tmp_path: Path, client_id: str) -> Path:
 
 
 def test_certificates_are_issued_and_kept(
-    run_module: Run, tmp_path: Path, engine: FakeEngine, config: dict[str, Any], clients: list[dict[str, Any]], authority: Path
+    run_module: Run,
+    tmp_path: Path,
+    engine: FakeEngine,
+    config: dict[str, Any],
+    clients: list[dict[str, Any]],
+    authority: Path,
 ) -> None:
     result = ladder(run_module, client_certificate, tmp_path, engine, config=config, clients=clients)
     assert result["authority"] == str(authority / "ca.crt")
@@ -61,7 +68,9 @@ def test_certificates_are_issued_and_kept(
         facts = read_certificate(pair(certs(tmp_path, client_id)).certificate)
         assert (facts.names, facts.issuer) == (names, identifier)
         assert fits(pair(certs(tmp_path, client_id)))
-    modes = {path.name: stat.S_IMODE(path.stat().st_mode) for path in [*authority.iterdir(), *certs(tmp_path, "a").iterdir()]}
+    modes = {
+        path.name: stat.S_IMODE(path.stat().st_mode) for path in [*authority.iterdir(), *certs(tmp_path, "a").iterdir()]
+    }
     assert modes == {"ca.crt": 0o644, "ca.key": 0o600, "tls.crt": 0o600, "tls.key": 0o600}
     log = (tmp_path / "log" / "components" / "multi_tenancy.log").read_text(encoding="utf-8")
     assert "PRIVATE" not in log + str(result)
@@ -93,7 +102,10 @@ DAMAGES: dict[str, tuple[Callable[[Path, Path], object], str]] = {
         lambda folder, ca: put(folder, issue(pair(ca, "ca"), ["a.example"], NOW - datetime.timedelta(days=370))),
         "update",
     ),
-    "of another authority": (lambda folder, _ca: put(folder, issue(make_authority("x", NOW), ["a.example"], NOW)), "update"),
+    "of another authority": (
+        lambda folder, _ca: put(folder, issue(make_authority("x", NOW), ["a.example"], NOW)),
+        "update",
+    ),
 }
 
 

@@ -25,7 +25,9 @@ def clients(config: dict[str, Any]) -> list[dict[str, Any]]:
 def foreign(engine: FakeEngine, name: str, subnet: str, **labels: str) -> str:
     """A network that somebody else made."""
     pool = {"Subnet": subnet, "Gateway": subnet.replace(".0/", ".1/").partition("/")[0]}
-    made = engine.create_network(name=name, driver="bridge", internal=False, options={}, labels=labels, ipam={"Config": [pool]})
+    made = engine.create_network(
+        name=name, driver="bridge", internal=False, options={}, labels=labels, ipam={"Config": [pool]}
+    )
     return str(made["Id"])
 
 
@@ -84,7 +86,12 @@ def test_a_subnet_in_use_is_told_for_its_client_alone(
 
 @pytest.mark.parametrize("state", ["running", "exited", "created"])
 def test_a_network_that_differs_is_made_anew_and_containers_come_back(
-    run_module: Run, tmp_path: Path, engine: FakeEngine, config: dict[str, Any], clients: list[dict[str, Any]], state: str
+    run_module: Run,
+    tmp_path: Path,
+    engine: FakeEngine,
+    config: dict[str, Any],
+    clients: list[dict[str, Any]],
+    state: str,
 ) -> None:
     run_module(client_network, config=config, clients=clients)
     run_module(client_stack, config=config, clients=clients)

@@ -45,7 +45,9 @@ def stored(path: Path) -> list[dict[str, Any]]:
     return clients
 
 
-def test_clients_are_added_and_kept(run_module: Run, tmp_path: Path, engine: FakeEngine, config: dict[str, Any], path: Path) -> None:
+def test_clients_are_added_and_kept(
+    run_module: Run, tmp_path: Path, engine: FakeEngine, config: dict[str, Any], path: Path
+) -> None:
     clients = [{"client_id": "b"}, {"client_id": "a", "domain": "A.example"}]
     result = ladder(run_module, client_registry, tmp_path, engine, config=config, clients=clients)
     assert [entry["client_id"] for entry in result["clients"]] == ["a", "b"]
@@ -64,10 +66,16 @@ def test_an_edit_changes_only_what_it_names(run_module: Run, config: dict[str, A
     assert stored(path) == [before[0] | {"aliases": ["x.example"]}, before[1]]
 
 
-def test_faults_are_told_at_once_and_nothing_is_written(run_module: Run, tmp_path: Path, config: dict[str, Any]) -> None:
+def test_faults_are_told_at_once_and_nothing_is_written(
+    run_module: Run, tmp_path: Path, config: dict[str, Any]
+) -> None:
     run_module(client_registry, config=config, clients=[{"client_id": "a"}])
     before = tree(tmp_path)
-    wanted = [{"client_id": "Bad"}, {"client_id": "c", "isolation_level": "hard"}, {"client_id": "d", "domain": "a.localhost"}]
+    wanted = [
+        {"client_id": "Bad"},
+        {"client_id": "c", "isolation_level": "hard"},
+        {"client_id": "d", "domain": "a.localhost"},
+    ]
     result = run_module(client_registry, config=config, clients=wanted)
     assert result["failed"]
     assert len(result["faults"]) == 3

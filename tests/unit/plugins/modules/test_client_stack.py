@@ -37,7 +37,11 @@ def test_containers_are_run_and_kept(
 ) -> None:
     result = ladder(run_module, client_stack, tmp_path, engine, config=config, clients=clients)
     assert engine.running() == ["mt-a.site", "mt-b.site", "mt-c.site"]
-    assert result["backends"] == {"a": {"site": "10.217.0.2"}, "b": {"site": "10.217.0.18"}, "c": {"site": "10.217.0.34"}}
+    assert result["backends"] == {
+        "a": {"site": "10.217.0.2"},
+        "b": {"site": "10.217.0.18"},
+        "c": {"site": "10.217.0.34"},
+    }
     assert result["superseded"] == 0
 
 
@@ -58,7 +62,9 @@ def test_a_client_that_fails_does_not_stop_the_others(
     clients[1]["services"] = {"site": {"image": "sick:1"}}
     result = run_module(client_stack, config=config, clients=clients)
     assert result["failed"]
-    assert result["msg"].startswith("Client b: Container mt-b.site did not become healthy within 60 s. Its last log lines: ")
+    assert result["msg"].startswith(
+        "Client b: Container mt-b.site did not become healthy within 60 s. Its last log lines: "
+    )
     assert [failure["client_id"] for failure in result["failures"]] == ["b"]
     assert sorted(change["client_id"] for change in result["changes"]) == ["a", "c"]
     assert engine.running() == ["mt-a.site", "mt-c.site"]
@@ -92,7 +98,9 @@ def test_of_a_client_that_fails_the_backends_are_what_runs_then(
     result = run_module(client_stack, config=config, clients=clients, superseded="keep", defer_failures=True)
     assert [failure["client_id"] for failure in result["failures"]] == ["a"]
     alive = {
-        engine.by_name(name)["Config"]["Labels"]["agency_stack.service"]: engine.by_name(name)["Endpoints"]["mt-a"]["IPAMConfig"]["IPv4Address"]
+        engine.by_name(name)["Config"]["Labels"]["agency_stack.service"]: engine.by_name(name)["Endpoints"]["mt-a"][
+            "IPAMConfig"
+        ]["IPv4Address"]
         for name in engine.running(client_id="a")
     }
     assert result["backends"]["a"] == alive

@@ -38,7 +38,9 @@ def test_directories_are_made_and_kept(
     home = tmp_path / "root" / "clients" / "acme"
     page = home / "data" / "site" / "index.html"
     assert "acme.example is ready" in page.read_text(encoding="utf-8")
-    seen = {path: (stat.S_IMODE(path.stat().st_mode), path.stat().st_uid, path.stat().st_gid) for path in home.rglob("*")}
+    seen = {
+        path: (stat.S_IMODE(path.stat().st_mode), path.stat().st_uid, path.stat().st_gid) for path in home.rglob("*")
+    }
     uid = clients[0]["uid"]
     assert seen[home / "data" / "site"] == (0o2750, uid, uid)
     assert seen[page] == (0o640, uid, uid)
@@ -60,7 +62,9 @@ def test_data_is_never_changed_afterwards(
     assert sorted(path.name for path in site.iterdir()) == ["mine"]
 
 
-def test_lost_modes_are_given_back(run_module: Run, tmp_path: Path, config: dict[str, Any], clients: list[dict[str, Any]]) -> None:
+def test_lost_modes_are_given_back(
+    run_module: Run, tmp_path: Path, config: dict[str, Any], clients: list[dict[str, Any]]
+) -> None:
     run_module(client_storage, config=config, clients=clients)
     secrets = tmp_path / "root" / "clients" / "acme" / "secrets"
     secrets.chmod(0o777)

@@ -95,7 +95,11 @@ def test_a_restart_keeps_the_container(run_module: Run, engine: FakeEngine, conf
     run_module(edge_stack, config=config)
     before = engine.by_name("mt-edge")["Id"]
     result = run_module(edge_stack, config=config, state="restarted")
-    assert (result["changed"], engine.by_name("mt-edge")["Id"], engine.by_name("mt-edge")["Starts"]) == (True, before, 2)
+    assert (result["changed"], engine.by_name("mt-edge")["Id"], engine.by_name("mt-edge")["Starts"]) == (
+        True,
+        before,
+        2,
+    )
 
 
 def test_clients_containers_are_no_business_of_the_edge(

@@ -30,11 +30,15 @@ def host(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def network(engine: FakeEngine, name: str, subnet: str, **labels: str) -> None:
     pool = {"Subnet": subnet, "Gateway": subnet}
-    engine.create_network(name=name, driver="bridge", internal=False, options={}, labels=labels, ipam={"Config": [pool]})
+    engine.create_network(
+        name=name, driver="bridge", internal=False, options={}, labels=labels, ipam={"Config": [pool]}
+    )
 
 
 @pytest.mark.parametrize("check", [True, False])
-def test_the_host_is_told_and_nothing_is_touched(run_module: Run, engine: FakeEngine, config: dict[str, Any], check: bool) -> None:
+def test_the_host_is_told_and_nothing_is_touched(
+    run_module: Run, engine: FakeEngine, config: dict[str, Any], check: bool
+) -> None:
     network(engine, "bridge", "172.17.0.0/16")
     network(engine, "mt-a", "10.217.0.0/28", **{"agency_stack.platform": "mt"})
     before = engine.snapshot()

@@ -29,7 +29,9 @@ def write(path: Path, text: str) -> None:
     path.write_text(text, encoding="utf-8")
 
 
-def test_the_first_run_writes_settings_and_registration(run_module: Run, tmp_path: Path, engine: FakeEngine, path: Path) -> None:
+def test_the_first_run_writes_settings_and_registration(
+    run_module: Run, tmp_path: Path, engine: FakeEngine, path: Path
+) -> None:
     result = ladder(run_module, platform_config, tmp_path, engine, set={"root_domain": "example.com"})
     assert yaml.safe_load(path.read_text(encoding="utf-8"))["root_domain"] == "example.com"
     assert (result["config"]["root_domain"], result["path"]) == ("example.com", str(path))
@@ -72,7 +74,11 @@ FAULTS: dict[str, tuple[bytes, dict[str, Any], str]] = {
     "unknown key that is set": (b"", {"set": {"colour": "red"}}, "'colour' is no setting"),
     "unknown override": (b"", {"overrides": {"colour": "red"}}, "The call: 'colour' is no setting"),
     "bad value that is set": (b"", {"set": {"isolation_level": "hard"}}, "'hard' is not available"),
-    "key in an odd form": (b'"root_domain": a.example\n"root_domain" : b.example\n', {"set": {"root_domain": "c d"}}, "'c d' is not"),
+    "key in an odd form": (
+        b'"root_domain": a.example\n"root_domain" : b.example\n',
+        {"set": {"root_domain": "c d"}},
+        "'c d' is not",
+    ),
     "text that no line can be set in": (b"x: |\n  a\n...\n", {"set": {"root_domain": "c.example"}}, "valid YAML"),
 }
 

@@ -77,7 +77,9 @@ SERVICES = {"component": ["component"], "edge": ["mt-edge"], "site": ["mt-a.site
 
 
 @pytest.mark.parametrize(("service", "sources"), SERVICES.items())
-def test_one_service_can_be_asked_for(run_module: Run, config: dict[str, Any], service: str, sources: list[str]) -> None:
+def test_one_service_can_be_asked_for(
+    run_module: Run, config: dict[str, Any], service: str, sources: list[str]
+) -> None:
     assert list(lines(run_module(platform_logs_info, config=config, service=service))) == sources
 
 
@@ -98,7 +100,9 @@ def test_without_a_log_there_are_no_lines(run_module: Run, tmp_path: Path, confi
     assert lines(run_module(platform_logs_info, config=config, service="component")) == {"component": []}
 
 
-def test_an_engine_that_refuses_is_told(run_module: Run, engine: FakeEngine, config: dict[str, Any], monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_engine_that_refuses_is_told(
+    run_module: Run, engine: FakeEngine, config: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
     def gone(*_args: object, **_options: object) -> bytes:
         raise TimeoutError("timed out")
 

@@ -36,7 +36,9 @@ def firewall(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> dict[str, str]:
 
 
 @pytest.fixture
-def platform(run_module: Run, tmp_path: Path, engine: FakeEngine, config: dict[str, Any], firewall: dict[str, str]) -> list[dict[str, Any]]:
+def platform(
+    run_module: Run, tmp_path: Path, engine: FakeEngine, config: dict[str, Any], firewall: dict[str, str]
+) -> list[dict[str, Any]]:
     """A platform with two clients on which all is well."""
     clients = run_module(client_registry, config=config, clients=[{"client_id": "a"}, {"client_id": "b"}])["clients"]
     run_module(edge_stack, config=config)
@@ -52,7 +54,12 @@ def platform(run_module: Run, tmp_path: Path, engine: FakeEngine, config: dict[s
 
 @pytest.mark.parametrize("check", [True, False])
 def test_when_all_is_well_nothing_is_found_in_few_calls(
-    run_module: Run, tmp_path: Path, engine: FakeEngine, config: dict[str, Any], platform: list[dict[str, Any]], check: bool
+    run_module: Run,
+    tmp_path: Path,
+    engine: FakeEngine,
+    config: dict[str, Any],
+    platform: list[dict[str, Any]],
+    check: bool,
 ) -> None:
     before = tree(tmp_path), engine.snapshot()
     result = run_module(platform_status_info, check=check, config=config)
@@ -69,13 +76,19 @@ def test_when_all_is_well_nothing_is_found_in_few_calls(
 
 
 PROBLEMS: dict[str, tuple[Callable[[FakeEngine, Path, dict[str, str]], object], str]] = {
-    "client's container stopped": (lambda engine, _base, _firewall: engine.stop("mt-b.site"), "b: container mt-b.site is exited"),
+    "client's container stopped": (
+        lambda engine, _base, _firewall: engine.stop("mt-b.site"),
+        "b: container mt-b.site is exited",
+    ),
     "client's container gone": (
         lambda engine, _base, _firewall: engine.remove_container("mt-b.site", force=True),
         "b: container mt-b.site is missing",
     ),
     "edge stopped": (lambda engine, _base, _firewall: engine.stop("mt-edge"), "The edge does not run"),
-    "edge gone": (lambda engine, _base, _firewall: engine.remove_container("mt-edge", force=True), "The edge does not run"),
+    "edge gone": (
+        lambda engine, _base, _firewall: engine.remove_container("mt-edge", force=True),
+        "The edge does not run",
+    ),
     "route gone": (
         lambda _engine, base, _firewall: (base / "traefik" / "dynamic" / "b.yml").unlink(),
         "b: the edge has no route to it",
@@ -84,7 +97,10 @@ PROBLEMS: dict[str, tuple[Callable[[FakeEngine, Path, dict[str, str]], object], 
         lambda _engine, base, _firewall: (base / "firewall.nft").unlink(),
         "The firewall table is missing: clients may reach each other",
     ),
-    "firewall flushed": (lambda _engine, _base, firewall: firewall.update(state="missing"), "The firewall table is missing"),
+    "firewall flushed": (
+        lambda _engine, _base, firewall: firewall.update(state="missing"),
+        "The firewall table is missing",
+    ),
 }
 
 
@@ -112,7 +128,8 @@ def test_containers_of_nobody_are_found(
     (tmp_path / "root" / "multi_tenancy" / "clients.json").unlink()
     result = run_module(platform_status_info, config=config)
     assert result["findings"] == [
-        f"Container mt-{client_id}.site belongs to client {client_id}, who is not in the registry." for client_id in ("b", "a")
+        f"Container mt-{client_id}.site belongs to client {client_id}, who is not in the registry."
+        for client_id in ("b", "a")
     ]
     assert "There are no clients." in result["report"]
     assert all(f"! {finding}" in result["report"] for finding in result["findings"])

@@ -51,7 +51,8 @@ class Edge:
             raise TenancyError("The edge's API does not answer.")
         found = {name: item for document in self.documents() for name, item in document["http"][kind].items()}
         return {
-            f"{name}@file": item | {"status": "disabled" if name in self.broken else "enabled", "error": ["no such thing"]}
+            f"{name}@file": item
+            | {"status": "disabled" if name in self.broken else "enabled", "error": ["no such thing"]}
             for name, item in found.items()
         }
 
@@ -93,9 +94,16 @@ def put(tmp_path: Path, client_id: str, pair: Pair) -> None:
 
 
 def test_routes_are_written_served_and_kept(
-    run_module: Run, tmp_path: Path, engine: FakeEngine, config: dict[str, Any], clients: list[dict[str, Any]], edge: Edge
+    run_module: Run,
+    tmp_path: Path,
+    engine: FakeEngine,
+    config: dict[str, Any],
+    clients: list[dict[str, Any]],
+    edge: Edge,
 ) -> None:
-    result = ladder(run_module, traefik_dynamic_config, tmp_path, engine, config=config, clients=clients, backends=BACKENDS)
+    result = ladder(
+        run_module, traefik_dynamic_config, tmp_path, engine, config=config, clients=clients, backends=BACKENDS
+    )
     assert result["urls"] == {"a": "https://a.example/", "b": "https://b.example/"}
     path = edge.directory / "a.yml"
     document = yaml.safe_load(path.read_text(encoding="utf-8"))
@@ -113,7 +121,9 @@ def test_the_api_is_asked_once_for_all_and_a_handshake_made_for_what_changed(
     assert (edge.asked, sorted(edge.shaken)) == (["routers", "services"], ["a.example", "b.example"])
     edge.asked.clear()
     edge.shaken.clear()
-    run_module(traefik_dynamic_config, config=config, clients=clients, backends=BACKENDS | {"a": {"site": "10.217.0.3"}})
+    run_module(
+        traefik_dynamic_config, config=config, clients=clients, backends=BACKENDS | {"a": {"site": "10.217.0.3"}}
+    )
     assert (edge.asked, edge.shaken) == (["routers", "services"], ["a.example"])
 
 
@@ -126,7 +136,9 @@ def test_an_edge_that_takes_its_time_is_waited_for(
     assert len(edge.asked) > 5
 
 
-def test_check_mode_never_asks_the_edge(run_module: Run, config: dict[str, Any], clients: list[dict[str, Any]], edge: Edge) -> None:
+def test_check_mode_never_asks_the_edge(
+    run_module: Run, config: dict[str, Any], clients: list[dict[str, Any]], edge: Edge
+) -> None:
     run_module(traefik_dynamic_config, check=True, config=config, clients=clients, backends=BACKENDS)
     assert edge.asked == []
 
@@ -151,7 +163,9 @@ def test_what_is_not_served_is_told(
     named: str,
 ) -> None:
     fault(edge)
-    result = run_module(traefik_dynamic_config, config=config, clients=clients[:1], backends=BACKENDS, confirm_timeout=1)
+    result = run_module(
+        traefik_dynamic_config, config=config, clients=clients[:1], backends=BACKENDS, confirm_timeout=1
+    )
     assert result["failed"]
     assert f"Client a: the edge does not serve its routes after 1 s: {named}" in result["msg"]
 
@@ -160,7 +174,14 @@ def test_one_client_that_is_not_served_does_not_hide_the_others(
     run_module: Run, config: dict[str, Any], clients: list[dict[str, Any]], edge: Edge
 ) -> None:
     edge.broken.add("b.site")
-    result = run_module(traefik_dynamic_config, config=config, clients=clients, backends=BACKENDS, confirm_timeout=1, defer_failures=True)
+    result = run_module(
+        traefik_dynamic_config,
+        config=config,
+        clients=clients,
+        backends=BACKENDS,
+        confirm_timeout=1,
+        defer_failures=True,
+    )
     assert [failure["client_id"] for failure in result["failures"]] == ["b"]
 
 
@@ -246,12 +267,16 @@ def test_a_client_without_anything_to_route_never_gets_a_file_without_routers(
     config = effective_config([("config.yaml", {"services": {"worker": {"image": "worker:1"}}})])
     run_module(traefik_dynamic_config, config=config, clients=clients, backends=BACKENDS)
     clients[0]["services"] = {"worker": {}}
-    result = run_module(traefik_dynamic_config, config=config, clients=clients, backends=BACKENDS | {"a": {"worker": "10.217.0.2"}})
+    result = run_module(
+        traefik_dynamic_config, config=config, clients=clients, backends=BACKENDS | {"a": {"worker": "10.217.0.2"}}
+    )
     assert [path.name for path in edge.directory.iterdir()] == ["b.yml"]
     assert [(change["action"], change["name"]) for change in result["changes"]] == [("delete", "a")]
 
 
-def test_a_damaged_file_is_written_anew(run_module: Run, config: dict[str, Any], clients: list[dict[str, Any]], edge: Edge) -> None:
+def test_a_damaged_file_is_written_anew(
+    run_module: Run, config: dict[str, Any], clients: list[dict[str, Any]], edge: Edge
+) -> None:
     (edge.directory / "a.yml").write_bytes(b"\xff\xfe")
     result = run_module(traefik_dynamic_config, config=config, clients=clients, backends=BACKENDS)
     assert not result.get("failed"), result
