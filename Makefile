@@ -7,7 +7,7 @@ MAKEFLAGS += --no-print-directory
 .DEFAULT_GOAL := help
 
 VARIABLES := CLIENT_ID DOMAIN ISOLATION_LEVEL DEFAULT_CLIENT_ID ROOT_DOMAIN CLIENTS AGENCY_ROOT \
-  SERVICE LINES INVENTORY LIMIT CHECK DIFF VERBOSE ANSIBLE_ARGS
+  ALIASES SERVICES PROTECTED RESTORE_DATA PURGE YES SERVICE LINES INVENTORY LIMIT CHECK DIFF VERBOSE ANSIBLE_ARGS
 
 # A mistyped name must not pass for a setting that was made.
 unknown := $(filter-out $(VARIABLES),$(foreach name,$(.VARIABLES),$(if $(filter command,$(origin $(name))),$(name))))
@@ -44,6 +44,25 @@ multi_tenancy-logs: ## Show the logs of the platform and of clients: CLIENT_ID= 
 
 multi_tenancy-restart: ## Restart the platform and clients, and wait until they are healthy: CLIENT_ID=
 	$(play) playbooks/restart.yml
+
+.PHONY: add_client update_client suspend_client resume_client remove_client list_clients
+add_client: ## Add a client: CLIENT_ID= DOMAIN= ISOLATION_LEVEL= ALIASES= SERVICES= RESTORE_DATA=latest
+	$(play) playbooks/add_client.yml
+
+update_client: ## Change what is named of a client: CLIENT_ID= DOMAIN= ALIASES= SERVICES= PROTECTED=
+	$(play) playbooks/update_client.yml
+
+suspend_client: ## Stop a client's services and answer its visitors with 503: CLIENT_ID=
+	$(play) playbooks/suspend_client.yml
+
+resume_client: ## Bring a suspended client back: CLIENT_ID=
+	$(play) playbooks/resume_client.yml
+
+remove_client: ## Remove a client and keep its data, or delete it with PURGE=1 [YES=1]: CLIENT_ID=
+	$(play) playbooks/remove_client.yml
+
+list_clients: ## List the clients of the registry
+	$(play) playbooks/list_clients.yml
 
 .PHONY: lint test test-unit test-sanity test-integration test-bare test-molecule test-full
 lint: ## Run all linters
@@ -84,6 +103,7 @@ clean: ## Remove what make created in this checkout
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
 
 #@
-#@ Clients:  CLIENT_ID= DOMAIN= ISOLATION_LEVEL=soft|medium|hard  SERVICE=  LINES=
+#@ Clients:  CLIENT_ID= DOMAIN= ALIASES=a,b ISOLATION_LEVEL=soft|medium|hard SERVICES=a,b PROTECTED=1  SERVICE= LINES=
+#@ Removal:  PURGE=1 (delete the data) YES=1 (do not ask)  RESTORE_DATA=latest (when adding again)
 #@ Platform: DEFAULT_CLIENT_ID= ROOT_DOMAIN= CLIENTS=a,b,c AGENCY_ROOT=directory
 #@ Runs:     CHECK=1 (plan and diff only)  DIFF=1  VERBOSE=1  INVENTORY=file LIMIT=hosts  ANSIBLE_ARGS='...'

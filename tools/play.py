@@ -12,7 +12,7 @@ import json
 import os
 import shlex
 import sys
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -25,6 +25,11 @@ EXTRA_VARS = (
     "ROOT_DOMAIN",
     "CLIENTS",
     "AGENCY_ROOT",
+    "ALIASES",
+    "SERVICES",
+    "PROTECTED",
+    "RESTORE_DATA",
+    "PURGE",
     "SERVICE",
     "LINES",
 )
@@ -78,6 +83,17 @@ def free_arguments(env: Mapping[str, str]) -> list[str]:
         raise UsageError(f"ANSIBLE_ARGS cannot be split into words ({exc}); close its quotes.") from exc
 
 
+def confirm_purge(env: Mapping[str, str], ask: Callable[[str], str], terminal: bool) -> None:
+    """Let the operator type the id of the client whose data is to be deleted, unless YES=1 says it already."""
+    if not switch(env, "PURGE") or switch(env, "YES") or switch(env, "CHECK"):
+        return
+    client_id = env.get("CLIENT_ID", "")
+    if not terminal:
+        raise UsageError("PURGE=1 deletes data for good; without a terminal to ask at, add YES=1.")
+    if ask(f"This deletes all data of client {client_id} for good. Type its id to go on: ") != client_id:
+        raise UsageError("That was not the client's id; nothing was touched.")
+
+
 def command(playbook: str, env: Mapping[str, str], root: Path, bin_dir: Path) -> list[str]:
     """The whole ansible-playbook command; every value is bound to its option, so that none can pass for another."""
     argv = [str(bin_dir / "ansible-playbook"), f"--inventory={inventory(env, root)}"]
@@ -108,6 +124,7 @@ def main() -> int:
     """Build the command and become it."""
     try:
         # Not resolved: the interpreter of a virtualenv is a link out of it.
+        confirm_purge(os.environ, input, sys.stdin.isatty())
         argv = command(sys.argv[1], os.environ, ROOT, Path(sys.executable).parent)
     except UsageError as exc:
         print(f"multi_tenancy: {exc}", file=sys.stderr)

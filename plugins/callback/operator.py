@@ -110,6 +110,11 @@ class CallbackModule(Default):  # type: ignore[misc]
         message = f"ERROR: The host {result.host.get_name()} cannot be reached: {reason}"
         self._display.display(message, color=constants.COLOR_UNREACHABLE, stderr=True)
 
+    def v2_playbook_on_include(self, included_file: Any) -> None:
+        """Which file the next tasks come from is no news."""
+        if self._full:
+            super().v2_playbook_on_include(included_file)
+
     def v2_runner_retry(self, result: Any) -> None:
         """Waiting is no news."""
         if self._full:

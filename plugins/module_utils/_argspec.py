@@ -30,6 +30,9 @@ CLIENTS_SPEC: dict[str, Any] = {
     "defer_failures": {"type": "bool", "default": False},
 }
 
+# Of modules that make, or remove, what belongs to the named clients.
+STATE_SPEC: dict[str, Any] = {"state": {"type": "str", "choices": ["present", "absent"], "default": "present"}}
+
 
 def layout_of(params: Mapping[str, Any]) -> Layout:
     """The paths that a module's O(root) and O(log_dir) mean."""

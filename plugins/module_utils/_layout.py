@@ -32,6 +32,10 @@ class Layout:
         """A path of one client's."""
         return os.path.join(self.root, "clients", client_id, *parts)
 
+    def removed(self, name: str) -> str:
+        """Where the folder of a removed client is kept; root's alone, since its uid may be given to another client."""
+        return self.base("removed", name)
+
     def client_log(self, client_id: str) -> str:
         """The folder of one client's logs."""
         return os.path.join(self.log_dir, "clients", client_id)

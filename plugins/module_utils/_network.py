@@ -83,6 +83,25 @@ def plan_networks(wanted: Sequence[NetworkSpec], actual: Iterable[Mapping[str, A
     return changes
 
 
+def plan_network_removal(
+    unwanted: Sequence[NetworkSpec], actual: Iterable[Mapping[str, Any]], platform: str
+) -> list[Change]:
+    """The networks of the platform among the engine's that must go; foreign ones of the same name stay."""
+    by_name = {network["Name"]: network for network in actual}
+    return [
+        Change(
+            action="delete",
+            kind="network",
+            name=spec.name,
+            before=read_network(by_name[spec.name]),
+            client_id=spec.client_id,
+            payload=spec,
+        )
+        for spec in unwanted
+        if spec.name in by_name and (by_name[spec.name].get("Labels") or {}).get(LABEL_PLATFORM) == platform
+    ]
+
+
 def read_network(network: Mapping[str, Any]) -> dict[str, Any]:
     """A network of the engine's list in the form of NetworkSpec.shown()."""
     ipam = ((network.get("IPAM") or {}).get("Config") or [{}])[0]

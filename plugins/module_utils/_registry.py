@@ -28,8 +28,10 @@ from ansible_collections.agency_stack.multi_tenancy.plugins.module_utils._plan i
 VERSION = 1
 
 # What an operator may name of a client; everything else of an entry is allocated once and kept.
-EDITABLE = ("domain", "aliases", "isolation_level", "services", "state")
+EDITABLE = ("domain", "aliases", "isolation_level", "services", "state", "protected")
 STATES = ("present", "suspended", "absent")
+# What becomes of a removed client's data.
+DATA_FATES = ("keep", "purge")
 
 _ENTRY_TYPES: dict[str, type] = {
     "client_id": str,
@@ -109,15 +111,22 @@ def plan_registry(
     config: Mapping[str, Any],
     occupied: Sequence[tuple[str, str]] = (),
     now: str = "",
+    purge: bool = False,
+    forget: Sequence[str] = (),
 ) -> tuple[dict[str, Any], list[Change]]:
     """Merge an edit into the registry.
+
+    A removal marks a client absent; its entry, and with it its allocations, goes only when it is forgotten, after
+    everything else of it is gone. So an interrupted removal is finished by the next run.
 
     Args:
         document: The registry as it is.
         wanted: Clients to add or change; only the keys that are present (and not None) change an existing client.
         config: The platform's effective settings.
         occupied: (network, what it is) of host routes and foreign networks that a new subnet must not overlap.
-        now: Time stamp for new entries, ISO 8601.
+        now: Time stamp for new entries and removals, ISO 8601.
+        purge: Whether every client that is not among the wanted is to be removed.
+        forget: Absent clients whose entries are dropped, because nothing else of them is left.
 
     Returns:
         The new registry and one change for each client that differs.
@@ -129,7 +138,14 @@ def plan_registry(
     entries: dict[str, dict[str, Any]] = {entry["client_id"]: deepcopy(entry) for entry in document["clients"]}
     # In the order in which they were named, each once.
     touched: dict[str, None] = {}
+    if purge:
+        named = {item.get("client_id") for item in wanted}
+        wanted = [*wanted, *({"client_id": name, "state": "absent"} for name in entries if name not in named)]
     for item in wanted:
+        if item.get("state") == "absent" and item.get("client_id") not in entries:
+            # Gone already, which is what is wanted, unless it never could have been.
+            faults += _faults_of(lambda item=item: check_client_id(item.get("client_id")))
+            continue
         entry, item_faults = _merged(entries, item, config, now)
         faults += item_faults
         if not item_faults:
@@ -140,6 +156,9 @@ def plan_registry(
         raise InvalidInput(faults)
     _allocate(entries, list(touched), config, occupied)
     before = {entry["client_id"]: entry for entry in document["clients"]}
+    dropped = [name for name in forget if entries.get(name, {}).get("state") == "absent"]
+    for name in dropped:
+        del entries[name]
     changes = [
         Change(
             action="update" if client_id in before else "create",
@@ -150,7 +169,11 @@ def plan_registry(
             client_id=client_id,
         )
         for client_id in sorted(touched)
-        if entries[client_id] != before.get(client_id)
+        if client_id in entries and entries[client_id] != before.get(client_id)
+    ]
+    changes += [
+        Change(action="delete", kind="registry entry", name=name, before=before.get(name), client_id=name)
+        for name in dropped
     ]
     result = {**document, "clients": [entries[client_id] for client_id in sorted(entries)]}
     return result, changes
@@ -256,12 +279,36 @@ def _merged(
         faults.append(f"state {shown(given['state'])} is not allowed: use one of {', '.join(STATES)}.")
     elif "state" in given:
         entry["state"] = given["state"]
+    if "protected" in given:
+        entry["protected"] = given["protected"]
+    faults += _mark_removal(entry, item, now)
     return entry, faults
 
 
+def _mark_removal(entry: dict[str, Any], item: Mapping[str, Any], now: str) -> list[str]:
+    """Note in an absent client's entry what becomes of its data, or that it stays after all."""
+    if entry["state"] != "absent":
+        entry.pop("removal", None)
+        entry.pop("removed_at", None)
+        return []
+    if entry.get("protected"):
+        name = entry["client_id"]
+        return [f"Client '{name}' is protected and stays; set protected to false first if it is really to go."]
+    fate = item.get("data") or entry.get("removal") or "keep"
+    if fate not in DATA_FATES:
+        return [f"data {shown(fate)} is not allowed: use one of {', '.join(DATA_FATES)}."]
+    entry["removal"] = fate
+    entry.setdefault("removed_at", now)
+    return []
+
+
 def _set(entry: dict[str, Any], key: str, make: Any) -> list[str]:
+    return _faults_of(lambda: entry.__setitem__(key, make()))
+
+
+def _faults_of(check: Any) -> list[str]:
     try:
-        entry[key] = make()
+        check()
     except InvalidInput as exc:
         return exc.faults
     return []

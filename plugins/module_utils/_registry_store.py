@@ -7,15 +7,24 @@ from __future__ import annotations
 
 import json
 import os
+import re
 from collections.abc import Mapping
 from typing import Any
 
-from ansible_collections.agency_stack.multi_tenancy.plugins.module_utils._files import atomic_write, read_text
+from ansible_collections.agency_stack.multi_tenancy.plugins.module_utils._files import (
+    atomic_write,
+    read_text,
+    sync_directory,
+)
 from ansible_collections.agency_stack.multi_tenancy.plugins.module_utils._plan import TenancyError
 from ansible_collections.agency_stack.multi_tenancy.plugins.module_utils._registry import (
     check_document,
     empty_document,
 )
+
+# How many earlier generations of the registry are kept beside it.
+GENERATIONS = 10
+_GENERATION = re.compile(r"clients-(\d{8})\.json")
 
 
 def load(path: str) -> dict[str, Any]:
@@ -28,11 +37,69 @@ def load(path: str) -> dict[str, Any]:
     if text is None:
         return empty_document()
     try:
-        document = json.loads(text)
+        return _parse(text, path)
+    except TenancyError as exc:
+        raise TenancyError(f"{exc} {_how_to_restore(path)}".rstrip()) from exc
+
+
+def _parse(text: str, path: str) -> dict[str, Any]:
+    try:
+        document = json.loads(text, object_pairs_hook=_no_duplicates, parse_constant=_no_constant)
     except (ValueError, RecursionError) as exc:
         at = f" at line {exc.lineno}, column {exc.colno}" if isinstance(exc, json.JSONDecodeError) else ""
-        raise TenancyError(f"{path} is damaged{at}; it was left as it is: restore it from a copy.") from exc
+        why = f" ({exc})" if type(exc) is ValueError else ""
+        raise TenancyError(f"{path} is damaged{at}{why}; it was left as it is: restore it from a copy.") from exc
     return check_document(document, path)
+
+
+def _no_duplicates(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    result = dict(pairs)
+    if len(result) != len(pairs):
+        raise ValueError("a key stands in one object twice")
+    return result
+
+
+def _no_constant(name: str) -> Any:
+    raise ValueError(f"{name} is no JSON")
+
+
+def generations(path: str) -> list[str]:
+    """The earlier generations of a registry, the oldest first."""
+    directory = os.path.join(os.path.dirname(path), "generations")
+    try:
+        names = sorted(name for name in os.listdir(directory) if _GENERATION.fullmatch(name))
+    except FileNotFoundError:
+        return []
+    return [os.path.join(directory, name) for name in names]
+
+
+def _how_to_restore(path: str) -> str:
+    """The sentence that names the newest generation that can be used."""
+    for candidate in reversed(generations(path)):
+        try:
+            _parse(read_text(candidate) or "", candidate)
+        except TenancyError:
+            continue
+        return f"The newest good generation is {candidate}; restore it with: cp -p {candidate} {path}"
+    return ""
+
+
+def _keep_generation(path: str) -> None:
+    """Give the present file a second name, before another takes its place."""
+    kept = generations(path)
+    directory = os.path.join(os.path.dirname(path), "generations")
+    os.makedirs(directory, mode=0o750, exist_ok=True)
+    try:
+        if kept and os.path.samefile(kept[-1], path):
+            return  # a run that was killed here got as far as this
+        number = int(_GENERATION.fullmatch(os.path.basename(kept[-1]))[1]) + 1 if kept else 1  # type: ignore[index]
+        kept.append(os.path.join(directory, f"clients-{number:08d}.json"))
+        os.link(path, kept[-1])
+    except FileNotFoundError:
+        return  # the first write of all
+    for old in kept[:-GENERATIONS]:
+        os.unlink(old)
+    sync_directory(directory)
 
 
 def as_json(document: Mapping[str, Any]) -> str:
@@ -43,4 +110,5 @@ def as_json(document: Mapping[str, Any]) -> str:
 def save(path: str, document: Mapping[str, Any]) -> None:
     """Write the registry as a whole."""
     os.makedirs(os.path.dirname(path), mode=0o755, exist_ok=True)
+    _keep_generation(path)
     atomic_write(path, as_json(document).encode(), mode=0o640)

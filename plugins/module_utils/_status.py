@@ -119,6 +119,23 @@ def as_table(header: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
     )
 
 
+def client_table(clients: Sequence[Mapping[str, Any]]) -> str:
+    """The registry's clients in aligned columns."""
+    if not clients:
+        return "There are no clients.\n"
+    rows = [
+        (
+            client["client_id"],
+            client["isolation_level"],
+            client["state"] + (" (protected)" if client.get("protected") else ""),
+            client["subnet"],
+            ",".join([client["domain"], *client["aliases"]]),
+        )
+        for client in clients
+    ]
+    return as_table(("CLIENT", "LEVEL", "STATE", "SUBNET", "DOMAIN"), rows) + "\n"
+
+
 def report(platform: Mapping[str, str], clients: Sequence[ClientStatus], findings: Sequence[str]) -> str:
     """One screen: the platform, the clients, and what is wrong."""
     text = "".join(f"{key + ':':<10} {value}\n" for key, value in platform.items()) + "\n"

@@ -6,14 +6,17 @@
 from __future__ import annotations
 
 import os
+import re
+import shutil
 import stat
 import struct
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from ansible_collections.agency_stack.multi_tenancy.plugins.module_utils._files import ensure_directory
-from ansible_collections.agency_stack.multi_tenancy.plugins.module_utils._plan import Change
+from ansible_collections.agency_stack.multi_tenancy.plugins.module_utils._files import ensure_directory, sync_directory
+from ansible_collections.agency_stack.multi_tenancy.plugins.module_utils._layout import Layout
+from ansible_collections.agency_stack.multi_tenancy.plugins.module_utils._plan import Change, TenancyError
 
 _ACL_XATTR = "system.posix_acl_default"
 _ACL_VERSION = 2
@@ -107,3 +110,124 @@ def apply_directory(directory: Directory) -> None:
     """Make a directory as it is wanted."""
     attributes = {} if directory.reader is None else {_ACL_XATTR: default_acl(directory.reader)}
     ensure_directory(directory.path, directory.mode, directory.uid, directory.gid, directory.trusted, attributes)
+
+
+def plan_removal(clients: Iterable[Mapping[str, Any]], present: Callable[[str], bool], layout: Layout) -> list[Change]:
+    """What becomes of the folders of absent clients.
+
+    Args:
+        clients: Registry entries; `removal` says whether the data is kept, `removed_at` names the kept folder, so that
+            an interrupted removal goes on to the same place.
+        present: Whether a path exists.
+        layout: Where everything lies.
+    """
+    changes = []
+    for client in clients:
+        client_id = client["client_id"]
+        folder, log = layout.client(client_id), layout.client_log(client_id)
+        kept = layout.removed(removed_name(client))
+        keep = client.get("removal", "keep") == "keep"
+        if present(folder):
+            after = {"kept in": kept} if keep else None
+            changes.append(_fate("client folder", folder, after, client_id, Move(folder, kept)))
+        if not keep and (present(folder) or present(kept)):
+            # Moved away first, so that the name is free at once however long the deletion takes.
+            changes.append(_fate("removed data", kept, None, client_id, Erase(kept)))
+        if present(log):
+            # Kept, but root's alone: the uid may be given to another client.
+            closed = Directory(log, 0o700, 0, 0)
+            if not keep:
+                changes.append(_fate("client log folder", log, None, client_id, Erase(log)))
+            elif read_directory(closed) != closed.shown():
+                changes.append(_fate("client log folder", log, closed.shown(), client_id, closed))
+    return changes
+
+
+def plan_adoption(
+    client: Mapping[str, Any], wanted: str, kept: Iterable[str], group: Callable[[str], int], layout: Layout
+) -> Change:
+    """How a client gets the kept folder of an earlier one of its name back.
+
+    Args:
+        client: Its registry entry.
+        wanted: Name of the kept folder, or `latest`.
+        kept: Names of all kept folders.
+        group: The group of a folder; a client's folder belongs to the client's group, whose number its uid had too.
+        layout: Where everything lies.
+
+    Raises:
+        TenancyError: There is none.
+    """
+    client_id = client["client_id"]
+    own = sorted(name for name in kept if re.fullmatch(re.escape(client_id) + r"-[0-9]{8}T[0-9]{6}", name))
+    if not own or wanted not in ("latest", *own):
+        raise TenancyError(f"There is no kept data {wanted!a} of this client; there is {', '.join(own) or 'none'}.")
+    name = own[-1] if wanted == "latest" else wanted
+    source, target = layout.removed(name), layout.client(client_id)
+    old = group(source)
+    adopt = Adopt(source, target, (old, old), (client["uid"], client["gid"]))
+    return Change("create", "client folder", target, None, {"from": source}, client_id, adopt)
+
+
+def removed_name(client: Mapping[str, Any]) -> str:
+    """The name of a removed client's kept folder: its id and when it was removed, such as acme-20260131T120000."""
+    stamp = re.sub(r"[^0-9T]", "", str(client.get("removed_at", ""))[:19])
+    return f"{client['client_id']}-{stamp}"
+
+
+@dataclass(frozen=True)
+class Move:
+    """A folder that gets another name on the same file system."""
+
+    source: str
+    target: str
+
+    def apply(self) -> None:
+        """Rename it; one step, so that it is whole at one of the two places at every moment."""
+        ensure_directory(os.path.dirname(self.target), 0o700)
+        os.rename(self.source, self.target)
+        sync_directory(os.path.dirname(self.target))
+        sync_directory(os.path.dirname(self.source))
+
+
+@dataclass(frozen=True)
+class Erase:
+    """A folder that is deleted with all that is in it."""
+
+    path: str
+
+    def apply(self) -> None:
+        """Delete it; shutil.rmtree works on open directories here and never follows a link that a client planted."""
+        shutil.rmtree(self.path)
+
+
+@dataclass(frozen=True)
+class Adopt:
+    """A removed client's folder that becomes a client's again.
+
+    Args:
+        source: Where it is kept.
+        target: The client's folder.
+        old: Earlier uid and gid.
+        new: Present uid and gid.
+    """
+
+    source: str
+    target: str
+    old: tuple[int, int]
+    new: tuple[int, int]
+
+    def apply(self) -> None:
+        """Hand its files over to the new uid, then move it; run again after an interruption it goes on."""
+        for _path, folders, files, fd in os.fwalk(self.source, follow_symlinks=False):
+            for name in (*folders, *files):
+                status = os.stat(name, dir_fd=fd, follow_symlinks=False)
+                uid = self.new[0] if status.st_uid == self.old[0] else -1
+                gid = self.new[1] if status.st_gid == self.old[1] else -1
+                if (uid, gid) != (-1, -1):
+                    os.chown(name, uid, gid, dir_fd=fd, follow_symlinks=False)
+        Move(self.source, self.target).apply()
+
+
+def _fate(kind: str, path: str, after: Any, client_id: str, payload: Any) -> Change:
+    return Change("update" if after else "delete", kind, path, {"path": path}, after, client_id, payload)

@@ -8,7 +8,7 @@ from __future__ import annotations
 import html
 import ipaddress
 import json
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 from ansible_collections.agency_stack.multi_tenancy.plugins.module_utils._catalog import (
@@ -64,6 +64,11 @@ def network_name(client: Mapping[str, Any], config: Mapping[str, Any]) -> str:
 def bridge_name(client: Mapping[str, Any], config: Mapping[str, Any]) -> str:
     """The name of a client's bridge on the host: short, and with the prefix that the firewall knows."""
     return f"{config['name_prefix']}-{client['index']}"
+
+
+def bridge_names(clients: Iterable[Mapping[str, Any]], config: Mapping[str, Any]) -> list[str]:
+    """The bridges that the firewall must know: of all clients but those on their way out."""
+    return [bridge_name(client, config) for client in clients if client["state"] != "absent"]
 
 
 def network(client: Mapping[str, Any], config: Mapping[str, Any]) -> NetworkSpec:
@@ -160,8 +165,8 @@ def directories(client: Mapping[str, Any], config: Mapping[str, Any], layout: La
 
 
 def routes(client: Mapping[str, Any], config: Mapping[str, Any]) -> list[dict[str, Any]]:
-    """What the edge must route for a client that is present: one entry for each service that has a port."""
-    if client["state"] != "present":
+    """What the edge must route for a client, also a suspended one: one entry for each service that has a port."""
+    if client["state"] == "absent":
         return []
     services = client_services(client, config)
     return [

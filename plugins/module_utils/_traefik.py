@@ -16,6 +16,9 @@ from ansible_collections.agency_stack.multi_tenancy.plugins.module_utils._plan i
 
 HEADER = "# Made by agency_stack.multi_tenancy from the client registry; edits are lost at the next run.\n"
 
+# Seconds after which visitors of a suspended client are asked to come again.
+RETRY_AFTER = 3600
+
 
 @dataclass(frozen=True)
 class Route:
@@ -25,14 +28,14 @@ class Route:
         client_id: Whose it is.
         service: Name of the service.
         hostnames: Canonical host names, wildcards included.
-        address: IPv4 address of the container.
+        address: IPv4 address of the container; None for a suspended client, whose visitors are asked to come again.
         port: Its TCP port.
     """
 
     client_id: str
     service: str
     hostnames: Sequence[str]
-    address: str
+    address: str | None
     port: int
 
     @property
@@ -46,9 +49,9 @@ class Route:
         return " || ".join(_matcher(hostname) for hostname in self.hostnames)
 
     @property
-    def url(self) -> str:
-        """The URL of the container."""
-        return f"http://{self.address}:{self.port}"
+    def urls(self) -> list[str]:
+        """The URL of the container; none for a suspended client, which Traefik answers with 503."""
+        return [] if self.address is None else [f"http://{self.address}:{self.port}"]
 
 
 @dataclass(frozen=True)
@@ -84,6 +87,8 @@ def check_routes(client: ClientRoutes) -> None:
         for hostname in route.hostnames:
             if canonical_domain(hostname) != hostname:
                 raise TenancyError(f"The host name {hostname!a} is not in its canonical form.")
+        if route.address is None:
+            continue
         try:
             # The first address is the host's own.
             inside = network[1] < ipaddress.IPv4Address(route.address) < network.broadcast_address
@@ -91,7 +96,7 @@ def check_routes(client: ClientRoutes) -> None:
             inside = False
         if not inside:
             raise TenancyError(
-                f"The backend {route.url} of '{route.name}' lies outside the client's network {network}."
+                f"The backend {route.address} of '{route.name}' lies outside the client's network {network}."
             )
 
 
@@ -101,6 +106,9 @@ def render(client: ClientRoutes) -> str:
     The certificate stands in it, so that route, certificate and key change in one rename, and Traefik reads a renewed
     certificate at once.
     """
+    # A service without servers is answered with 503 by Traefik itself.
+    paused = f"{client.client_id}.suspended"
+    headers = {"Retry-After": str(RETRY_AFTER), "Cache-Control": "no-store"}
     document: dict[str, Any] = {
         "http": {
             "routers": {
@@ -109,17 +117,20 @@ def render(client: ClientRoutes) -> str:
                     "rule": route.rule,
                     "service": route.name,
                     "tls": {},
+                    **({"middlewares": [paused]} if route.address is None else {}),
                     # Traefik takes the longer rule first; a name of its own must win over the client's wildcard.
                     **({"priority": 1} if any(name.startswith("*.") for name in route.hostnames) else {}),
                 }
                 for route in client.routes
             },
             "services": {
-                route.name: {"loadBalancer": {"servers": [{"url": route.url}], "passHostHeader": True}}
+                route.name: {"loadBalancer": {"servers": [{"url": url} for url in route.urls], "passHostHeader": True}}
                 for route in client.routes
             },
         }
     }
+    if any(route.address is None for route in client.routes):
+        document["http"]["middlewares"] = {paused: {"headers": {"customResponseHeaders": headers}}}
     if client.certificate:
         document["tls"] = {"certificates": [{"certFile": client.certificate, "keyFile": client.key}]}
     text = json.dumps(document, indent=2, sort_keys=True)
@@ -203,7 +214,7 @@ def faults_of_live(
         if router.get("status") != "enabled":
             faults.append(f"the route {route.name} is {router.get('status')}: {'; '.join(router.get('error', []))}")
         urls = [server.get("url") for server in service.get("loadBalancer", {}).get("servers", [])]
-        if urls != [route.url]:
+        if urls != route.urls:
             faults.append(f"the route {route.name} still leads to {', '.join(map(str, urls)) or 'nothing'}")
     return faults
 

@@ -27,6 +27,16 @@ attributes:
     support: full
   idempotent:
     support: full
+options:
+  state:
+    description:
+      - V(present) gives each of O(clients) its network.
+      - V(absent) removes the networks of O(clients), with the platform's containers that hang on them.
+    type: str
+    choices:
+      - present
+      - absent
+    default: present
 """
 
 EXAMPLES = r"""
@@ -60,10 +70,18 @@ failures:
 from typing import Any
 
 from ansible.module_utils.basic import AnsibleModule
-from ansible_collections.agency_stack.multi_tenancy.plugins.module_utils._argspec import CLIENTS_SPEC, ENGINE_SPEC
+from ansible_collections.agency_stack.multi_tenancy.plugins.module_utils._argspec import (
+    CLIENTS_SPEC,
+    ENGINE_SPEC,
+    STATE_SPEC,
+)
 from ansible_collections.agency_stack.multi_tenancy.plugins.module_utils._engine import connect_for, engine_errors
 from ansible_collections.agency_stack.multi_tenancy.plugins.module_utils._labels import LABEL_CLIENT, LABEL_PLATFORM
-from ansible_collections.agency_stack.multi_tenancy.plugins.module_utils._network import NetworkSpec, plan_networks
+from ansible_collections.agency_stack.multi_tenancy.plugins.module_utils._network import (
+    NetworkSpec,
+    plan_network_removal,
+    plan_networks,
+)
 from ansible_collections.agency_stack.multi_tenancy.plugins.module_utils._plan import Change, TenancyError
 from ansible_collections.agency_stack.multi_tenancy.plugins.module_utils._runner import converge, finish, guarded
 from ansible_collections.agency_stack.multi_tenancy.plugins.module_utils._tenant import network
@@ -73,7 +91,7 @@ WORKERS = 2
 
 
 def apply_network(client: Any, change: Change, platform: str) -> None:
-    """Make a network, or make it anew."""
+    """Make a network, make it anew, or remove it with what hangs on it."""
     spec: NetworkSpec = change.payload
     if change.action == "create" and change.before is not None:
         raise TenancyError(f"A network named {spec.name} exists and is not of this platform; remove or rename it.")
@@ -83,10 +101,12 @@ def apply_network(client: Any, change: Change, platform: str) -> None:
         for container in client.containers(all=True, filters={"label": labels}):
             if spec.name in container["NetworkSettings"]["Networks"]:
                 client.remove_container(container["Id"], v=True, force=True)
-        if change.action == "recreate":
+        if change.action in ("recreate", "delete"):
             for container_id in client.inspect_network(spec.name).get("Containers") or {}:
                 client.disconnect_container_from_network(container_id, spec.name, force=True)
             client.remove_network(spec.name)
+    if change.action == "delete":
+        return
     with engine_errors(f"Creating network {spec.name}"):
         pool = {"Subnet": spec.subnet, "Gateway": spec.gateway}
         client.create_network(**spec.request(), ipam={"Driver": "default", "Config": [pool]})
@@ -100,7 +120,8 @@ def run(module: AnsibleModule) -> None:
     engine = connect_for(module, params["docker_host"])
     with engine_errors("Listing the networks"):
         actual = engine.networks() if engine else []
-    changes = plan_networks(wanted, actual, platform)
+    plan = plan_networks if params["state"] == "present" else plan_network_removal
+    changes = plan(wanted, actual, platform)
     result = converge(
         module, changes, lambda change: apply_network(engine, change, platform), params["log_dir"], WORKERS
     )
@@ -109,7 +130,7 @@ def run(module: AnsibleModule) -> None:
 
 def main() -> None:
     """Run the module."""
-    module = AnsibleModule(argument_spec={**CLIENTS_SPEC, **ENGINE_SPEC}, supports_check_mode=True)
+    module = AnsibleModule(argument_spec={**CLIENTS_SPEC, **ENGINE_SPEC, **STATE_SPEC}, supports_check_mode=True)
     guarded(module, lambda: run(module))
 
 

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 DOCUMENTATION = r"""
 module: client_registry
-short_description: Add clients to the registry, or change them
+short_description: Add clients to the registry, change them, or mark them for removal
 author:
   - The AgencyStack developers (@agency-stack)
 description:
@@ -53,6 +53,29 @@ options:
           - How the client is separated from the others. The default for a new client is that of O(config).
           - V(soft) and V(hard) are refused until their contracts are complete.
         type: str
+      state:
+        description:
+          - V(present) clients are served.
+          - V(suspended) clients keep everything, but their services do not run and visitors get status 503.
+          - V(absent) marks a client for removal; the entry itself is dropped with O(forget), when nothing else is left.
+          - A new client is V(present) unless named otherwise.
+        type: str
+        choices:
+          - present
+          - suspended
+          - absent
+      data:
+        description:
+          - With O(clients[].state=absent), whether the client's folder is kept below
+            C(<root>/multi_tenancy/removed/) or deleted. The default is V(keep).
+        type: str
+        choices:
+          - keep
+          - purge
+      protected:
+        description:
+          - Whether the client's removal is refused.
+        type: bool
       services:
         description:
           - Names of services of the catalog, each with the keys in which the client's differs from it.
@@ -69,6 +92,17 @@ options:
         M(agency_stack.multi_tenancy.host_info) returns them.
     type: list
     elements: dict
+    default: []
+  purge:
+    description:
+      - Mark every client for removal that O(clients) does not name. Their data is kept.
+    type: bool
+    default: false
+  forget:
+    description:
+      - Ids of clients whose entries are dropped. Those that are not marked V(absent) are left alone.
+    type: list
+    elements: str
     default: []
   lock_timeout:
     description:
@@ -116,7 +150,7 @@ clients:
       gid: 1900000001
       created_at: "2026-01-31T12:00:00+00:00"
 bridges:
-  description: Name of the bridge of every client.
+  description: Name of the bridge of every client that is not on its way out.
   returned: success
   type: list
   elements: str
@@ -135,10 +169,14 @@ from datetime import UTC, datetime
 from ansible.module_utils.basic import AnsibleModule
 from ansible_collections.agency_stack.multi_tenancy.plugins.module_utils._argspec import PLATFORM_SPEC, layout_of
 from ansible_collections.agency_stack.multi_tenancy.plugins.module_utils._files import locked
-from ansible_collections.agency_stack.multi_tenancy.plugins.module_utils._registry import plan_registry
+from ansible_collections.agency_stack.multi_tenancy.plugins.module_utils._registry import (
+    DATA_FATES,
+    STATES,
+    plan_registry,
+)
 from ansible_collections.agency_stack.multi_tenancy.plugins.module_utils._registry_store import load, save
 from ansible_collections.agency_stack.multi_tenancy.plugins.module_utils._runner import converge, finish, guarded
-from ansible_collections.agency_stack.multi_tenancy.plugins.module_utils._tenant import bridge_name
+from ansible_collections.agency_stack.multi_tenancy.plugins.module_utils._tenant import bridge_names
 
 ARGUMENT_SPEC = {
     **PLATFORM_SPEC,
@@ -152,8 +190,13 @@ ARGUMENT_SPEC = {
             "aliases": {"type": "list", "elements": "str"},
             "isolation_level": {"type": "str"},
             "services": {"type": "dict"},
+            "state": {"type": "str", "choices": list(STATES)},
+            "data": {"type": "str", "choices": list(DATA_FATES)},
+            "protected": {"type": "bool"},
         },
     },
+    "purge": {"type": "bool", "default": False},
+    "forget": {"type": "list", "elements": "str", "default": []},
     "config": {"type": "dict", "required": True},
     "occupied": {"type": "list", "elements": "dict", "default": []},
     "lock_timeout": {"type": "int", "default": 60},
@@ -177,7 +220,9 @@ def edit(module: AnsibleModule, path: str) -> None:
     params = module.params
     now = datetime.now(UTC).isoformat(timespec="seconds")
     occupied = [(item["subnet"], item["what"]) for item in params["occupied"]]
-    document, changes = plan_registry(load(path), params["clients"], params["config"], occupied, now)
+    document, changes = plan_registry(
+        load(path), params["clients"], params["config"], occupied, now, params["purge"], params["forget"]
+    )
     if changes and not module.check_mode:
         save(path, document)
     result = converge(
@@ -186,7 +231,7 @@ def edit(module: AnsibleModule, path: str) -> None:
         lambda change: None,
         params["log_dir"],
         clients=document["clients"],
-        bridges=[bridge_name(client, params["config"]) for client in document["clients"]],
+        bridges=bridge_names(document["clients"], params["config"]),
     )
     finish(module, result)
 

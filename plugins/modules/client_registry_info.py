@@ -50,6 +50,10 @@ clients:
   type: list
   elements: dict
   sample: [{"client_id": "acme", "domain": "acme.example.com", "isolation_level": "medium", "state": "present"}]
+report:
+  description: The clients as a table for people.
+  returned: success
+  type: str
 """
 
 from ansible.module_utils.basic import AnsibleModule
@@ -57,12 +61,14 @@ from ansible_collections.agency_stack.multi_tenancy.plugins.module_utils._argspe
 from ansible_collections.agency_stack.multi_tenancy.plugins.module_utils._registry import select_clients
 from ansible_collections.agency_stack.multi_tenancy.plugins.module_utils._registry_store import load
 from ansible_collections.agency_stack.multi_tenancy.plugins.module_utils._runner import guarded
+from ansible_collections.agency_stack.multi_tenancy.plugins.module_utils._status import client_table
 
 
 def run(module: AnsibleModule) -> None:
     """Read."""
     document = load(layout_of(module.params).registry)
-    module.exit_json(changed=False, clients=select_clients(document, module.params["client_ids"]))
+    clients = select_clients(document, module.params["client_ids"])
+    module.exit_json(changed=False, clients=clients, report=client_table(clients))
 
 
 def main() -> None:

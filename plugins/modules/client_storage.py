@@ -7,13 +7,15 @@ from __future__ import annotations
 
 DOCUMENTATION = r"""
 module: client_storage
-short_description: Make the directories of clients
+short_description: Make the directories of clients, or put those of removed clients away
 author:
   - The AgencyStack developers (@agency-stack)
 description:
   - Makes each client's directories below C(<root>/clients/<client_id>/), with owners and modes that keep them from the
     other clients, and C(multi_tenancy/config.yaml) in it, which shows the client's effective configuration.
   - A folder of data that is made for the C(site) service gets a welcome page. Data is never changed afterwards.
+  - With O(state=absent) each client's folder is moved to C(<root>/multi_tenancy/removed/), or deleted when its registry
+    entry says so.
   - No symbolic link that a client may have planted is followed.
 extends_documentation_fragment:
   - agency_stack.multi_tenancy.attributes
@@ -26,6 +28,22 @@ attributes:
     support: full
   idempotent:
     support: full
+options:
+  state:
+    description:
+      - V(present) makes the directories of O(clients).
+      - V(absent) puts the folders of O(clients) away.
+    type: str
+    choices:
+      - present
+      - absent
+    default: present
+  restore:
+    description:
+      - For clients that have no folder yet, the kept folder that they get back, V(latest) or its name below
+        C(<root>/multi_tenancy/removed/), by client id. Its files are handed over to the client's present uid.
+    type: dict
+    default: {}
 """
 
 EXAMPLES = r"""
@@ -58,16 +76,27 @@ failures:
 """
 
 import os
+from typing import Any
 
 from ansible.module_utils.basic import AnsibleModule
-from ansible_collections.agency_stack.multi_tenancy.plugins.module_utils._argspec import CLIENTS_SPEC, layout_of
+from ansible_collections.agency_stack.multi_tenancy.plugins.module_utils._argspec import (
+    CLIENTS_SPEC,
+    STATE_SPEC,
+    layout_of,
+)
 from ansible_collections.agency_stack.multi_tenancy.plugins.module_utils._files import atomic_write, read_text
-from ansible_collections.agency_stack.multi_tenancy.plugins.module_utils._plan import Change
+from ansible_collections.agency_stack.multi_tenancy.plugins.module_utils._layout import Layout
+from ansible_collections.agency_stack.multi_tenancy.plugins.module_utils._plan import Change, TenancyError
 from ansible_collections.agency_stack.multi_tenancy.plugins.module_utils._runner import converge, finish, guarded
 from ansible_collections.agency_stack.multi_tenancy.plugins.module_utils._storage import (
+    Adopt,
     Directory,
+    Erase,
+    Move,
     apply_directory,
+    plan_adoption,
     plan_directories,
+    plan_removal,
     read_directory,
 )
 from ansible_collections.agency_stack.multi_tenancy.plugins.module_utils._tenant import (
@@ -77,15 +106,31 @@ from ansible_collections.agency_stack.multi_tenancy.plugins.module_utils._tenant
 )
 
 
-def run(module: AnsibleModule) -> None:
-    """Plan and apply."""
-    params = module.params
-    layout = layout_of(params)
-    config = params["config"]
-    wanted = [(c["client_id"], directory) for c in params["clients"] for directory in directories(c, config, layout)]
-    changes = plan_directories(wanted, {directory.path: read_directory(directory) for _id, directory in wanted})
-    made = {change.name for change in changes if change.action == "create"}
-    for client in params["clients"]:
+def group_of(path: str) -> int:
+    """The group of a folder."""
+    return os.lstat(path).st_gid
+
+
+def plan_present(module: AnsibleModule, layout: Layout, failures: list[dict[str, Any]]) -> list[Change]:
+    """The directories, configuration files, first pages and restored folders that are missing or differ."""
+    config, restore = module.params["config"], module.params["restore"]
+    changes: list[Change] = []
+    clients = []
+    for client in module.params["clients"]:
+        client_id = client["client_id"]
+        if client_id in restore and not os.path.lexists(layout.client(client_id)):
+            kept = os.listdir(layout.removed("")) if os.path.isdir(layout.removed("")) else []
+            try:
+                changes.append(plan_adoption(client, restore[client_id], kept, group_of, layout))
+            except TenancyError as exc:
+                failures.append({"client_id": client_id, "msg": f"Client {client_id}: {exc}"})
+                continue
+        clients.append(client)
+    restored = {change.client_id for change in changes}
+    wanted = [(c["client_id"], directory) for c in clients for directory in directories(c, config, layout)]
+    changes += plan_directories(wanted, {directory.path: read_directory(directory) for _id, directory in wanted})
+    made = {change.name for change in changes if change.action == "create" and change.client_id not in restored}
+    for client in clients:
         path = layout.client(client["client_id"], "multi_tenancy", "config.yaml")
         before, after = read_text(path), effective_text(client, config, layout)
         if before != after:
@@ -96,22 +141,42 @@ def run(module: AnsibleModule) -> None:
             page = welcome_page(client)
             name = os.path.join(site, "index.html")
             changes.append(Change("create", "welcome page", name, None, page, client["client_id"], (client, page)))
+    return changes
 
-    def apply(change: Change) -> None:
-        if isinstance(change.payload, Directory):
-            apply_directory(change.payload)
-        elif isinstance(change.payload, str):
-            atomic_write(change.name, change.payload.encode(), mode=0o640)
-        else:
-            owner, page = change.payload
-            atomic_write(change.name, page.encode(), mode=0o640, uid=owner["uid"], gid=owner["gid"])
 
-    finish(module, converge(module, changes, apply, params["log_dir"]))
+def apply_change(change: Change) -> None:
+    """Do one change."""
+    if isinstance(change.payload, Directory):
+        apply_directory(change.payload)
+    elif isinstance(change.payload, (Move, Erase, Adopt)):
+        change.payload.apply()
+    elif isinstance(change.payload, str):
+        atomic_write(change.name, change.payload.encode(), mode=0o640)
+    else:
+        owner, page = change.payload
+        atomic_write(change.name, page.encode(), mode=0o640, uid=owner["uid"], gid=owner["gid"])
+
+
+def run(module: AnsibleModule) -> None:
+    """Plan and apply."""
+    params = module.params
+    layout = layout_of(params)
+    failures: list[dict[str, Any]] = []
+    if params["state"] == "absent":
+        changes = plan_removal(params["clients"], os.path.lexists, layout)
+    else:
+        changes = plan_present(module, layout, failures)
+    result = converge(module, changes, apply_change, params["log_dir"])
+    result["failures"] += failures
+    finish(module, result)
 
 
 def main() -> None:
     """Run the module."""
-    module = AnsibleModule(argument_spec=dict(CLIENTS_SPEC), supports_check_mode=True)
+    module = AnsibleModule(
+        argument_spec={**CLIENTS_SPEC, **STATE_SPEC, "restore": {"type": "dict", "default": {}}},
+        supports_check_mode=True,
+    )
     guarded(module, lambda: run(module))
 
 

@@ -112,7 +112,7 @@ from ansible_collections.agency_stack.multi_tenancy.plugins.module_utils._regist
 from ansible_collections.agency_stack.multi_tenancy.plugins.module_utils._registry_store import load
 from ansible_collections.agency_stack.multi_tenancy.plugins.module_utils._runner import guarded
 from ansible_collections.agency_stack.multi_tenancy.plugins.module_utils._settings import plan_settings
-from ansible_collections.agency_stack.multi_tenancy.plugins.module_utils._tenant import bridge_name
+from ansible_collections.agency_stack.multi_tenancy.plugins.module_utils._tenant import bridge_names
 
 
 def run(module: AnsibleModule) -> None:
@@ -135,7 +135,7 @@ def run(module: AnsibleModule) -> None:
         host=host,
         edit=edit,
         clients=document["clients"],
-        bridges=[bridge_name(client, config) for client in document["clients"]],
+        bridges=bridge_names(document["clients"], config),
         settings_differ=bool(settings_changes),
         clients_differ=bool(client_changes),
     )

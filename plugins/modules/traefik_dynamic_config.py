@@ -14,6 +14,7 @@ description:
   - Writes one file for each client into the directory that the edge's Traefik watches, with the client's routers,
     services and certificate, and waits until Traefik serves exactly that, as its API and a TLS handshake show.
   - A backend outside the client's own network and a host name that is not canonical are refused.
+  - A suspended client's visitors get status 503 with C(Retry-After); an absent client's routes are removed.
 extends_documentation_fragment:
   - agency_stack.multi_tenancy.attributes
   - agency_stack.multi_tenancy.platform
@@ -77,6 +78,7 @@ failures:
 
 import os
 import time
+from collections.abc import Mapping
 from typing import Any
 
 from ansible.module_utils.basic import AnsibleModule, missing_required_lib
@@ -108,7 +110,7 @@ from ansible_collections.agency_stack.multi_tenancy.plugins.module_utils._traefi
 
 
 def client_routes(
-    client: dict[str, Any], config: dict[str, Any], layout: Layout, backends: dict[str, str]
+    client: dict[str, Any], config: dict[str, Any], layout: Layout, backends: Mapping[str, str | None]
 ) -> ClientRoutes:
     """What the edge must hold for a client: the services whose address is known, and its certificate, if there is one.
 
@@ -240,6 +242,8 @@ def run(module: AnsibleModule) -> None:
             actual[client_id] = text
         services = {route["service"] for route in routes(client, config)}
         backends = params["backends"].get(client_id) or {}
+        if client["state"] == "suspended":
+            backends = dict.fromkeys(services)
         if not services:
             # A file without routers is an error to Traefik, for which it would refuse those of all clients.
             gone.append(client_id)

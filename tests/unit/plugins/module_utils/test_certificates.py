@@ -23,6 +23,7 @@ from ansible_collections.agency_stack.multi_tenancy.plugins.module_utils._certif
     why_renew,
 )
 from ansible_collections.agency_stack.multi_tenancy.plugins.module_utils._plan import TenancyError
+from cryptography import x509
 
 NOW = datetime.datetime.now(datetime.UTC)
 AUTHORITY = make_authority("Test", NOW)
@@ -82,6 +83,14 @@ def test_a_certificate_says_what_it_was_issued_for() -> None:
     assert facts.issuer == authority_identifier(AUTHORITY.certificate)
     assert LEAF_DAYS - 1 <= (facts.expires - NOW).days <= 397
     assert facts.expires.tzinfo is not None
+
+
+def test_only_the_authority_is_one() -> None:
+    for pair, authority in ((AUTHORITY, True), (LEAF, False)):
+        extensions = x509.load_pem_x509_certificate(pair.certificate.encode()).extensions
+        usage = extensions.get_extension_for_class(x509.KeyUsage).value
+        assert extensions.get_extension_for_class(x509.BasicConstraints).value.ca == authority
+        assert (usage.key_cert_sign, usage.digital_signature) == (authority, not authority)
 
 
 def test_the_fingerprint_is_that_of_openssl(tmp_path: Path) -> None:

@@ -79,6 +79,17 @@ def test_a_file_is_written_as_a_whole_with_mode_and_owner(tmp_path: Path, there:
     assert list(staging.iterdir()) == []
 
 
+def test_a_watched_directory_never_holds_half_a_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    watched, staging = tmp_path / "watched", tmp_path / "staging"
+    watched.mkdir()
+    staging.mkdir()
+    seen = []
+    real_fsync = os.fsync
+    monkeypatch.setattr(os, "fsync", lambda fd: (seen.append(os.listdir(watched)), real_fsync(fd)))
+    atomic_write(str(watched / "file"), b"new", staging_dir=str(staging))
+    assert seen == [[], ["file"]]
+
+
 def test_a_reader_of_the_old_file_keeps_it(tmp_path: Path) -> None:
     path = tmp_path / "file"
     path.write_bytes(b"old")

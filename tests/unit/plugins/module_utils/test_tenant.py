@@ -105,11 +105,12 @@ def test_a_service_that_names_nothing_is_hardened_and_limited(shop_config: dict[
     assert (spec.healthcheck, spec.start_first) == (None, False)
 
 
-@pytest.mark.parametrize("state", ["suspended", "absent"])
-def test_a_client_that_is_not_present_has_no_container_and_no_route(config: dict[str, Any], state: str) -> None:
-    [client] = registered(config, {"client_id": "acme", "state": state})
+@pytest.mark.parametrize(("state", "routed"), [("suspended", ["site"]), ("absent", [])])
+def test_a_client_that_is_not_present_has_no_container(config: dict[str, Any], state: str, routed: list[str]) -> None:
+    [client] = registered(config, {"client_id": "acme"})
+    client["state"] = state
     assert containers(client, config, LAYOUT) == []
-    assert routes(client, config) == []
+    assert [route["service"] for route in routes(client, config)] == routed
 
 
 def test_no_two_clients_share_a_name_a_bridge_a_subnet_or_a_folder(config: dict[str, Any]) -> None:

@@ -127,6 +127,18 @@ def test_superseded_containers_wait_until_the_routes_are_moved(
     assert {engine.by_name("mt-a.site")["Id"]} == ids
 
 
+def test_check_mode_tells_both_steps_of_a_replacement(
+    run_module: Run, engine: FakeEngine, config: dict[str, Any], clients: list[dict[str, Any]]
+) -> None:
+    run_module(client_stack, config=config, clients=clients)
+    changed = with_site(mem_limit="32m")
+    checked = run_module(client_stack, check=True, config=changed, clients=clients, superseded="keep")
+    done = run_module(client_stack, config=changed, clients=clients, superseded="keep")["changes"]
+    engine.settle()
+    done += run_module(client_stack, config=changed, clients=clients)["changes"]
+    assert sorted(checked["changes"], key=str) == sorted(done, key=str)
+
+
 def test_a_client_that_is_not_named_is_left_alone(
     run_module: Run, engine: FakeEngine, config: dict[str, Any], clients: list[dict[str, Any]]
 ) -> None:

@@ -250,11 +250,25 @@ def test_the_route_of_a_client_without_an_address_stays(
         assert (result["changed"], tree(edge.directory)) == (False, before)
 
 
-def test_the_route_of_a_suspended_client_is_removed(
+def test_a_suspended_client_is_routed_to_no_server_and_its_visitors_are_asked_to_come_again(
     run_module: Run, config: dict[str, Any], clients: list[dict[str, Any]], edge: Edge
 ) -> None:
     run_module(traefik_dynamic_config, config=config, clients=clients, backends=BACKENDS)
     clients[0]["state"] = "suspended"
+    result = run_module(traefik_dynamic_config, config=config, clients=clients, backends={})
+    assert [(change["action"], change["name"]) for change in result["changes"]] == [("update", "a")]
+    http = yaml.safe_load((edge.directory / "a.yml").read_text())["http"]
+    assert [service["loadBalancer"]["servers"] for service in http["services"].values()] == [[]]
+    headers = http["middlewares"]["a.suspended"]["headers"]["customResponseHeaders"]
+    assert int(headers["Retry-After"]) > 0
+    assert all(router["middlewares"] == ["a.suspended"] for router in http["routers"].values())
+
+
+def test_the_route_of_an_absent_client_is_removed(
+    run_module: Run, config: dict[str, Any], clients: list[dict[str, Any]], edge: Edge
+) -> None:
+    run_module(traefik_dynamic_config, config=config, clients=clients, backends=BACKENDS)
+    clients[0]["state"] = "absent"
     result = run_module(traefik_dynamic_config, config=config, clients=clients, backends=BACKENDS)
     assert [(change["action"], change["name"]) for change in result["changes"]] == [("delete", "a")]
     assert [path.name for path in edge.directory.iterdir()] == ["b.yml"]
