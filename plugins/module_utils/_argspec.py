@@ -14,6 +14,7 @@ from ansible_collections.agency_stack.multi_tenancy.plugins.module_utils._layout
     DEFAULT_ROOT,
     Layout,
 )
+from ansible_collections.agency_stack.multi_tenancy.plugins.module_utils._registry import DATA_FATES, STATES
 
 PLATFORM_SPEC: dict[str, Any] = {
     "root": {"type": "path", "default": DEFAULT_ROOT},
@@ -32,6 +33,23 @@ CLIENTS_SPEC: dict[str, Any] = {
 
 # Of modules that make, or remove, what belongs to the named clients.
 STATE_SPEC: dict[str, Any] = {"state": {"type": "str", "choices": ["present", "absent"], "default": "present"}}
+
+# An edit of the registry: clients to add, change or remove.
+EDIT_OPTION: dict[str, Any] = {
+    "type": "list",
+    "elements": "dict",
+    "default": [],
+    "options": {
+        "client_id": {"type": "str", "required": True},
+        "domain": {"type": "str"},
+        "aliases": {"type": "list", "elements": "str"},
+        "isolation_level": {"type": "str"},
+        "services": {"type": "dict"},
+        "state": {"type": "str", "choices": list(STATES)},
+        "data": {"type": "str", "choices": list(DATA_FATES)},
+        "protected": {"type": "bool"},
+    },
+}
 
 
 def layout_of(params: Mapping[str, Any]) -> Layout:

@@ -11,7 +11,12 @@ from copy import deepcopy
 from typing import Any
 
 from ansible.module_utils.common.arg_spec import ArgumentSpecValidator
+from ansible_collections.agency_stack.multi_tenancy.plugins.module_utils._images import BUILT_IN as BUILT_IN_IMAGES
+from ansible_collections.agency_stack.multi_tenancy.plugins.module_utils._images import reference
 from ansible_collections.agency_stack.multi_tenancy.plugins.module_utils._names import SERVICE_NAME, shown
+
+# The value of `image` that stands for the image which the platform builds by itself.
+BUILT_IN = "built-in"
 
 # Capabilities that let a process leave its container, read the wire or load code into the kernel are not on offer.
 ALLOWED_CAPABILITIES = (
@@ -75,9 +80,9 @@ _IMAGE = re.compile(
     r"[a-z0-9][a-z0-9._-]*(?::[0-9]{1,5})?(?:/[a-z0-9][a-z0-9._-]*)*"
     r"(?::[A-Za-z0-9_][A-Za-z0-9_.-]{0,127})?(?:@sha256:[0-9a-f]{64})?"
 )
-_VOLUME = re.compile(
-    r"([A-Za-z0-9][A-Za-z0-9._-]{0,63}(?:/[A-Za-z0-9][A-Za-z0-9._-]{0,63}){0,7}):(/[A-Za-z0-9._/-]{1,255})(:ro|:rw)?"
-)
+# One folder, directly below data/, which root owns. Inside a folder that a container can write, a client could put a
+# symbolic link in the place of the source, and the engine, which looks the source up at every start, would follow it.
+_VOLUME = re.compile(r"([A-Za-z0-9][A-Za-z0-9._-]{0,63}):(/[A-Za-z0-9._/-]{1,255})(:ro|:rw)?")
 _ENVIRONMENT_KEY = re.compile(r"[A-Za-z_][A-Za-z0-9_]{0,127}")
 _USER = re.compile(r"[0-9]{1,10}(?::[0-9]{1,10})?")
 _SUBDOMAIN = re.compile(r"[a-z0-9](?:[a-z0-9-]{0,61}[a-z0-9])?")
@@ -121,9 +126,16 @@ def parse_volume(text: str) -> tuple[str, str, bool]:
     if match is None or ".." in match[2].split("/"):
         raise ValueError(
             f"{shown(text)} is no volume of the form folder:/path/in/container[:ro], "
-            "with a folder below the client's data"
+            "with the name of one folder in the client's data"
         )
     return match[1], match[2], match[3] == ":ro"
+
+
+def without_values(service: Mapping[str, Any]) -> dict[str, Any]:
+    """A service, or a client's overrides of one, as it may be shown: values of the environment may be secrets."""
+    if not isinstance(service.get("environment"), Mapping):
+        return dict(service)
+    return {**service, "environment": dict.fromkeys(service["environment"], "(not shown)")}
 
 
 def merge(weak: Mapping[str, Any], strong: Mapping[str, Any]) -> dict[str, Any]:
@@ -162,6 +174,10 @@ def normalise_services(services: Mapping[str, Any]) -> tuple[dict[str, dict[str,
             if not messages:
                 normal[name] = {k: v for k, v in parameters.items() if v is not None}
                 faults += [f"{where}.{fault}." for fault in _value_faults(normal[name])]
+                if normal[name]["image"] == BUILT_IN and name in BUILT_IN_IMAGES:
+                    normal[name]["image"] = reference(name)
+                elif normal[name]["image"] == BUILT_IN:
+                    faults.append(f"{where}: there is no built-in image of that name; set image.")
     return normal, faults
 
 
@@ -171,10 +187,23 @@ def check_arguments(spec: Mapping[str, Any], given: Mapping[str, Any]) -> tuple[
     messages = _drop_misshapen(spec, arguments, "")
     validated = ArgumentSpecValidator(spec).validate(arguments)
     messages += [
-        message.replace(". Supported parameters include: ", " is not known; known are ").rstrip(".") + "."
+        _one_line(message.replace(". Supported parameters include: ", " is not known; known are ").rstrip(".") + ".")
         for message in validated.error_messages
     ]
     return validated.validated_parameters, messages
+
+
+def _one_line(text: str) -> str:
+    """A message of Ansible's, which quotes values as they came, made short and printable."""
+    text = "".join(c if c.isascii() and c.isprintable() else ascii(c)[1:-1] for c in text)
+    return text if len(text) <= 600 else text[:300] + " ... " + text[-295:]
+
+
+def _is_plain(value: Any) -> bool:
+    """Whether a value can be handed to a process: text without NUL that has an encoding, or a number."""
+    if isinstance(value, str):
+        return "\0" not in value and not any("\ud800" <= c <= "\udfff" for c in value)
+    return isinstance(value, (int, float)) and abs(value) < 2**63
 
 
 def _drop_misshapen(spec: Mapping[str, Any], arguments: dict[str, Any], where: str) -> list[str]:
@@ -234,6 +263,8 @@ def _value_faults(service: Mapping[str, Any]) -> list[str]:
         for key in ("interval", "timeout", "start_period"):
             parsed(f"healthcheck.{key}", parse_duration, service["healthcheck"][key])
         test = service["healthcheck"]["test"]
+        if not all(map(_is_plain, test)):
+            faults.append("healthcheck.test must be text without NUL")
         if test[:1] not in (["CMD"], ["CMD-SHELL"]) or len(test) < 2:
             faults.append(
                 f"healthcheck.test {shown(test)} is not allowed: use [CMD, program, argument ...] or [CMD-SHELL, line]"
@@ -243,9 +274,12 @@ def _value_faults(service: Mapping[str, Any]) -> list[str]:
     for mount in service["tmpfs"]:
         if _TMPFS.fullmatch(mount) is None or ".." in mount.split("/"):
             faults.append(f"tmpfs {shown(mount)} is not allowed: use /path or /path:size=16m")
+    for key in ("command", "entrypoint"):
+        if not all(map(_is_plain, service.get(key, []))):
+            faults.append(f"{key} must be text without NUL")
     for key, value in service["environment"].items():
         if not isinstance(key, str) or _ENVIRONMENT_KEY.fullmatch(key) is None:
             faults.append(f"environment: {shown(key)} is no name of a variable")
-        elif not isinstance(value, (str, int, float)) or "\0" in str(value):
+        elif not _is_plain(value):
             faults.append(f"environment.{key} must be text or a number without NUL")
     return faults

@@ -15,6 +15,7 @@ from ansible_collections.agency_stack.multi_tenancy.plugins.module_utils._plan i
 
 try:
     from cryptography import x509
+    from cryptography.exceptions import UnsupportedAlgorithm
     from cryptography.hazmat.primitives import hashes, serialization
     from cryptography.hazmat.primitives.asymmetric import ec
     from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
@@ -174,7 +175,8 @@ def fits(pair: Pair) -> bool:
     try:
         public = x509.load_pem_x509_certificate(pair.certificate.encode()).public_key()
         private: Any = serialization.load_pem_private_key(pair.key.encode(), password=None)
-    except ValueError:
+    except (ValueError, TypeError, UnsupportedAlgorithm):
+        # TypeError: the key is encrypted.
         return False
     form = (serialization.Encoding.DER, serialization.PublicFormat.SubjectPublicKeyInfo)
     return bool(public.public_bytes(*form) == private.public_key().public_bytes(*form))

@@ -12,13 +12,13 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from ansible_collections.agency_stack.multi_tenancy.plugins.module_utils._catalog import (
+    BUILT_IN,
     check_arguments,
     container_faults,
     merge,
     normalise_services,
 )
 from ansible_collections.agency_stack.multi_tenancy.plugins.module_utils._contract import fault_of_level
-from ansible_collections.agency_stack.multi_tenancy.plugins.module_utils._images import BUILT_IN as BUILT_IN_IMAGES
 from ansible_collections.agency_stack.multi_tenancy.plugins.module_utils._images import reference
 from ansible_collections.agency_stack.multi_tenancy.plugins.module_utils._names import (
     canonical_domain,
@@ -26,9 +26,6 @@ from ansible_collections.agency_stack.multi_tenancy.plugins.module_utils._names 
     shown,
 )
 from ansible_collections.agency_stack.multi_tenancy.plugins.module_utils._plan import InvalidInput
-
-# The value of `image` that stands for the image which the platform builds by itself.
-BUILT_IN = "built-in"
 
 # https://www.rfc-editor.org/rfc/rfc1918
 _PRIVATE = ("10.0.0.0/8", "172.16.0.0/12", "192.168.0.0/16")
@@ -115,9 +112,8 @@ def effective_config(layers: list[tuple[str, Mapping[str, Any]]]) -> dict[str, A
     config["services"] = services
     prefix = config["name_prefix"]
     config["firewall"]["table"] = "agency_stack" if prefix == "mt" else f"agency_stack_{prefix}"
-    for name, holder in [("edge", config["edge"]), *services.items()]:
-        if holder["image"] == BUILT_IN:
-            holder["image"] = reference(name)
+    if config["edge"]["image"] == BUILT_IN:
+        config["edge"]["image"] = reference("edge")
     return config
 
 
@@ -153,11 +149,6 @@ def _value_faults(config: Mapping[str, Any], services: Mapping[str, Any], catalo
     if not all(1 <= port <= 65535 for port in ports) or len(set(ports)) != len(ports):
         faults.append("edge: http_port, https_port and api_port must be three different ports from 1 to 65535.")
     faults += [f"edge.{fault}." for fault in container_faults(config["edge"])]
-    faults += [
-        f"services.{name}: there is no built-in image of that name; set image."
-        for name, service in services.items()
-        if service["image"] == BUILT_IN and name not in BUILT_IN_IMAGES
-    ]
     faults += [
         f"client_services: '{shown(name)[1:-1]}' is not in the catalog ({', '.join(catalog)})."
         for name in config["client_services"]

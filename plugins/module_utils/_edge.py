@@ -23,6 +23,9 @@ from ansible_collections.agency_stack.multi_tenancy.plugins.module_utils._storag
 # The uid without any right of its own; the customary "nonroot" of small images. Files for the edge belong to its group.
 EDGE_ID = 65532
 
+# Where the edge's configuration is mounted in its container.
+EDGE_HOME = "/etc/traefik"
+
 HEADER = "# Made by agency_stack.multi_tenancy; the settings are in ../config.yaml under edge.\n"
 
 
@@ -86,7 +89,7 @@ def container(config: Mapping[str, Any], layout: Layout, unprivileged_port_start
         },
         user=user,
         command=["--configFile=/etc/traefik/traefik.yml"],
-        binds=[{"source": layout.base("traefik"), "target": "/etc/traefik", "read_only": True}],
+        binds=[{"source": layout.base("traefik"), "target": EDGE_HOME, "read_only": True}],
         cap_add=capabilities,
         mem_limit=parse_size(config["edge"]["mem_limit"]),
         pids_limit=512,

@@ -126,6 +126,49 @@ def ensure_directory(
             os.setxattr(fd, attribute, value)
 
 
+_FOLDER = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
+
+
+def walk_folders(path: str) -> Iterator[tuple[int, str | None]]:
+    """Walk a folder with all below it, on open folders, never over a link, and however deep somebody nested them.
+
+    os.fwalk() and shutil.rmtree() call themselves and keep a file open for each level: a client that nests a thousand
+    folders would stop them.
+
+    Yields:
+        (descriptor, None) on coming into a folder, and (descriptor, name) on being back in it from its folder `name`.
+    """
+
+    def below(folder: int) -> list[str]:
+        with os.scandir(folder) as entries:
+            return [entry.name for entry in entries if entry.is_dir(follow_symlinks=False)]
+
+    above: list[tuple[str, list[str], os.stat_result]] = []
+    fd = os.open(path, _FOLDER)
+    try:
+        yield fd, None
+        todo = below(fd)
+        while todo or above:
+            if todo:
+                name = todo.pop()
+                above.append((name, todo, os.fstat(fd)))
+                inner = os.open(name, _FOLDER, dir_fd=fd)
+                os.close(fd)
+                fd = inner
+                yield fd, None
+                todo = below(fd)
+            else:
+                name, todo, status = above.pop()
+                outer = os.open("..", _FOLDER, dir_fd=fd)
+                os.close(fd)
+                fd = outer
+                if not os.path.samestat(os.fstat(fd), status):
+                    raise TenancyError(f"Folders in {path} were moved meanwhile; run again when nothing uses them.")
+                yield fd, name
+    finally:
+        os.close(fd)
+
+
 @contextlib.contextmanager
 def locked(path: str, timeout: float = 60.0) -> Iterator[None]:
     """Hold an exclusive lock on a lock file; say who holds it when it cannot be had.

@@ -22,7 +22,7 @@ PORT_START = "/proc/sys/net/ipv4/ip_unprivileged_port_start"
 OLDEST_DEBIAN = 12
 
 # What the host needs: the Debian package, and how to see that it is there.
-PROGRAMS = {"nftables": "nft", "iproute2": "ip", "procps": "sysctl"}
+PROGRAMS = {"nftables": "nft", "procps": "sysctl"}
 LIBRARIES = {"python3-docker": "docker", "python3-yaml": "yaml", "python3-cryptography": "cryptography"}
 ENGINE_PACKAGE = "docker.io"
 

@@ -21,7 +21,20 @@ except ImportError:
 
 # Names that stand for something of the platform, in paths, labels and commands.
 RESERVED_CLIENT_IDS = frozenset(
-    {"all", "ca", "config", "edge", "host", "multi_tenancy", "none", "platform", "registry", "removed", "scripts"}
+    {
+        "all",
+        "ca",
+        "config",
+        "edge",
+        "host",
+        "localhost",
+        "multi_tenancy",
+        "none",
+        "platform",
+        "registry",
+        "removed",
+        "scripts",
+    }
     | {"shared", "traefik", "ungrouped", "venv"}
 )
 
@@ -34,6 +47,11 @@ def shown(value: Any) -> str:
     """A hostile value as one short, printable, quoted piece of a sentence."""
     text = ascii(value)
     return text if len(text) <= 80 else text[:77] + "..."
+
+
+def printable(text: str) -> str:
+    """A hostile text for the operator's terminal: control characters but line ends and tabs are made visible."""
+    return "".join(c if c in "\n\t" or c.isprintable() else f"\\x{ord(c):02x}" for c in text)
 
 
 def check_client_id(value: Any) -> str:

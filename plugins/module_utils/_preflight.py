@@ -6,14 +6,16 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any
 
+from ansible_collections.agency_stack.multi_tenancy.plugins.module_utils._edge import EDGE_HOME
 from ansible_collections.agency_stack.multi_tenancy.plugins.module_utils._engine import (
     HAS_DOCKER,
     connect,
     engine_errors,
 )
+from ansible_collections.agency_stack.multi_tenancy.plugins.module_utils._firewall import checked
 from ansible_collections.agency_stack.multi_tenancy.plugins.module_utils._host import (
     HostFacts,
     engine_is_managed,
@@ -26,13 +28,22 @@ from ansible_collections.agency_stack.multi_tenancy.plugins.module_utils._host i
 )
 from ansible_collections.agency_stack.multi_tenancy.plugins.module_utils._images import BUILT_IN, reference
 from ansible_collections.agency_stack.multi_tenancy.plugins.module_utils._labels import LABEL_COMPONENT, LABEL_PLATFORM
+from ansible_collections.agency_stack.multi_tenancy.plugins.module_utils._layout import Layout
 from ansible_collections.agency_stack.multi_tenancy.plugins.module_utils._network import foreign_subnets
-from ansible_collections.agency_stack.multi_tenancy.plugins.module_utils._plan import TenancyError
+from ansible_collections.agency_stack.multi_tenancy.plugins.module_utils._nft import Host
+from ansible_collections.agency_stack.multi_tenancy.plugins.module_utils._plan import InvalidInput, TenancyError
 
 
 def ask_engine(docker_host: str, config: Mapping[str, Any] | None) -> dict[str, Any]:
     """What the engine says: version, whether it is ours, foreign subnets, images, and the ids of our edge."""
-    answer: dict[str, Any] = {"version": None, "managed": False, "subnets": [], "images": set(), "edges": []}
+    answer: dict[str, Any] = {
+        "version": None,
+        "managed": False,
+        "subnets": [],
+        "images": set(),
+        "edges": [],
+        "homes": set(),
+    }
     if not HAS_DOCKER:
         return answer
     try:
@@ -47,16 +58,22 @@ def ask_engine(docker_host: str, config: Mapping[str, Any] | None) -> dict[str, 
             answer["subnets"] = foreign_subnets(client.networks(), platform)
             answer["images"] = {tag for image in client.images() for tag in image.get("RepoTags") or []}
             labels = [f"{LABEL_PLATFORM}={platform}", f"{LABEL_COMPONENT}=edge"]
-            answer["edges"] = [container["Id"] for container in client.containers(filters={"label": labels})]
+            edges = client.containers(all=True, filters={"label": labels})
+            answer["edges"] = [container["Id"] for container in edges]
+            mounts = [mount for container in edges for mount in container.get("Mounts") or []]
+            answer["homes"] = {mount["Source"] for mount in mounts if mount.get("Destination") == EDGE_HOME}
     return answer
 
 
-def read_host(docker_host: str, config: Mapping[str, Any] | None) -> tuple[dict[str, Any], list[str]]:
+def read_host(
+    docker_host: str, config: Mapping[str, Any] | None, layout: Layout | None = None
+) -> tuple[dict[str, Any], list[str]]:
     """What the host is like, as host_info returns it, and why it cannot carry the platform.
 
     Args:
         docker_host: URL of the engine's socket.
         config: The platform's effective settings; None looks at the system and its packages alone.
+        layout: Where the platform lies, to be compared with where the running one does; None asks no further.
     """
     engine = ask_engine(docker_host, config)
     ports = [] if config is None else [config["edge"][key] for key in ("http_port", "https_port", "api_port")]
@@ -81,6 +98,8 @@ def read_host(docker_host: str, config: Mapping[str, Any] | None) -> tuple[dict[
         missing_images=[image for image in wanted_images if image not in engine["images"]],
     )
     faults = faults_of_host(facts, ports)
+    if config is not None and layout is not None:
+        faults += _faults_of_place(config, layout, engine["homes"])
     return {
         "architecture": os.uname().machine,
         "engine": facts.engine or "",
@@ -91,3 +110,28 @@ def read_host(docker_host: str, config: Mapping[str, Any] | None) -> tuple[dict[
         "port_start": facts.port_start,
         "systemd": facts.systemd,
     }, faults
+
+
+def _faults_of_place(config: Mapping[str, Any], layout: Layout, homes: Iterable[str]) -> list[str]:
+    """Why the platform cannot lie there: another one has its names, or the firewall cannot be loaded from there."""
+    prefix = config["name_prefix"]
+    faults = [
+        f"The platform with the name_prefix '{prefix}' on this engine lies in {home.rpartition('/multi_tenancy/')[0]}, "
+        f"not in {layout.root}: name that one as AGENCY_ROOT, or set another name_prefix in config.yaml."
+        for home in homes
+        if home != layout.base("traefik")
+    ]
+    host = Host(config["firewall"]["table"], layout.base("firewall.nft"))
+    try:
+        checked(
+            table=host.table,
+            bridge_prefix=f"{prefix}-",
+            bridges=[],
+            uplinks=[],
+            edge_ports=[],
+            path=host.path,
+            default_route_interfaces=host.default_routes(),
+        )
+    except InvalidInput as exc:
+        faults += exc.faults
+    return faults

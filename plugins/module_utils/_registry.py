@@ -7,11 +7,16 @@ from __future__ import annotations
 
 import ipaddress
 import itertools
+import math
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from copy import deepcopy
 from typing import Any
 
-from ansible_collections.agency_stack.multi_tenancy.plugins.module_utils._catalog import merge, normalise_services
+from ansible_collections.agency_stack.multi_tenancy.plugins.module_utils._catalog import (
+    merge,
+    normalise_services,
+    without_values,
+)
 from ansible_collections.agency_stack.multi_tenancy.plugins.module_utils._contract import fault_of_level
 from ansible_collections.agency_stack.multi_tenancy.plugins.module_utils._names import (
     canonical_domain,
@@ -139,10 +144,10 @@ def plan_registry(
     # In the order in which they were named, each once.
     touched: dict[str, None] = {}
     if purge:
-        named = {item.get("client_id") for item in wanted}
+        named = {str(item.get("client_id")) for item in wanted}
         wanted = [*wanted, *({"client_id": name, "state": "absent"} for name in entries if name not in named)]
     for item in wanted:
-        if item.get("state") == "absent" and item.get("client_id") not in entries:
+        if item.get("state") == "absent" and str(item.get("client_id")) not in entries:
             # Gone already, which is what is wanted, unless it never could have been.
             faults += _faults_of(lambda item=item: check_client_id(item.get("client_id")))
             continue
@@ -156,7 +161,7 @@ def plan_registry(
         raise InvalidInput(faults)
     _allocate(entries, list(touched), config, occupied)
     before = {entry["client_id"]: entry for entry in document["clients"]}
-    dropped = [name for name in forget if entries.get(name, {}).get("state") == "absent"]
+    dropped = [name for name in dict.fromkeys(forget) if entries.get(name, {}).get("state") == "absent"]
     for name in dropped:
         del entries[name]
     changes = [
@@ -164,19 +169,27 @@ def plan_registry(
             action="update" if client_id in before else "create",
             kind="registry entry",
             name=client_id,
-            before=before.get(client_id),
-            after=entries[client_id],
+            before=_shown(before.get(client_id)),
+            after=_shown(entries[client_id]),
             client_id=client_id,
         )
         for client_id in sorted(touched)
         if client_id in entries and entries[client_id] != before.get(client_id)
     ]
     changes += [
-        Change(action="delete", kind="registry entry", name=name, before=before.get(name), client_id=name)
+        Change(action="delete", kind="registry entry", name=name, before=_shown(before.get(name)), client_id=name)
         for name in dropped
+        if name in before
     ]
     result = {**document, "clients": [entries[client_id] for client_id in sorted(entries)]}
     return result, changes
+
+
+def _shown(entry: Mapping[str, Any] | None) -> dict[str, Any] | None:
+    """An entry as the diff shows it."""
+    if entry is None:
+        return None
+    return {**entry, "services": {name: without_values(service) for name, service in entry["services"].items()}}
 
 
 def select_clients(document: Mapping[str, Any], client_ids: Sequence[str] | None) -> list[dict[str, Any]]:
@@ -241,6 +254,36 @@ def service_hostnames(client: Mapping[str, Any], config: Mapping[str, Any], serv
     return sorted(f"{subdomain}.{base}" for base in bases if not base.startswith("*."))
 
 
+def fault_of_plain(value: Any, what: str, depth: int = 8) -> str | None:
+    """Why a value cannot stand in a file of JSON and be read again as it was, as a sentence.
+
+    Without it NaN, a lone surrogate or a nesting that no reader follows would make the registry unreadable.
+    """
+    if depth == 0:
+        return f"{what} is nested too deeply."
+    if isinstance(value, Mapping):
+        parts = [(part, f"{what}.{key}" if str(key).isidentifier() else what) for key, part in value.items()]
+        keys = [(key, f"a key of {what}") for key in value]
+    elif isinstance(value, list):
+        parts, keys = [(part, what) for part in value], []
+    elif isinstance(value, str):
+        if "\0" in value or any("\ud800" <= c <= "\udfff" for c in value):
+            return f"{what} holds NUL or half a character; use plain text."
+        return None
+    elif isinstance(value, (int, float)):
+        fits = math.isfinite(value) if isinstance(value, float) else abs(value) < 2**63
+        return None if fits else f"{what} holds a number that is too large or none."
+    else:
+        return (
+            None if value is None else f"{what} holds a {type(value).__name__}; use text, numbers, lists and mappings."
+        )
+    for part, where in (*keys, *parts):
+        fault = fault_of_plain(part, where, depth - 1)
+        if fault:
+            return fault
+    return None
+
+
 def _merged(
     entries: Mapping[str, dict[str, Any]], item: Mapping[str, Any], config: Mapping[str, Any], now: str
 ) -> tuple[dict[str, Any], list[str]]:
@@ -270,11 +313,15 @@ def _merged(
     level_fault = fault_of_level(entry["isolation_level"]) if not known or "isolation_level" in given else None
     if level_fault:
         faults.append(level_fault)
-    if "services" in given:
+    services = given.get("services", {})
+    services_fault = fault_of_plain(services, "services")
+    if services_fault is None and not isinstance(services, Mapping):
+        services_fault = "services must be a mapping of names."
+    if services_fault:
+        faults.append(f"Client {shown(client_id)}: {services_fault}")
+    elif "services" in given:
         # `name:` without anything is YAML's way to say: as in the catalog.
-        entry["services"] = {
-            name: {} if value is None else value for name, value in deepcopy(given["services"]).items()
-        }
+        entry["services"] = {name: {} if value is None else value for name, value in deepcopy(services).items()}
     if given.get("state", "present") not in STATES:
         faults.append(f"state {shown(given['state'])} is not allowed: use one of {', '.join(STATES)}.")
     elif "state" in given:
@@ -341,11 +388,13 @@ def _hostname_faults(
         return None
 
     for client_id in sorted(entries, key=lambda name: (name in touched, name)):
+        entry = entries[client_id]
         try:
-            names = hostnames(entries[client_id], config)
-            faults += _service_name_faults(entries[client_id], config)
+            names = hostnames(entry, config)
+            faults += _service_name_faults(entry, config)
         except InvalidInput as exc:
-            faults += exc.faults
+            # What the catalog has lost must not keep a client from being removed.
+            faults += exc.faults if entry["state"] != "absent" else []
             continue
         for name in names:
             taken = claim(client_id, name)

@@ -6,8 +6,10 @@
 from __future__ import annotations
 
 import json
+import math
 import os
 import re
+import shlex
 from collections.abc import Mapping
 from typing import Any
 
@@ -44,12 +46,14 @@ def load(path: str) -> dict[str, Any]:
 
 def _parse(text: str, path: str) -> dict[str, Any]:
     try:
-        document = json.loads(text, object_pairs_hook=_no_duplicates, parse_constant=_no_constant)
+        document = json.loads(
+            text, object_pairs_hook=_no_duplicates, parse_constant=_no_constant, parse_float=_no_infinity
+        )
+        return check_document(document, path)
     except (ValueError, RecursionError) as exc:
         at = f" at line {exc.lineno}, column {exc.colno}" if isinstance(exc, json.JSONDecodeError) else ""
         why = f" ({exc})" if type(exc) is ValueError else ""
         raise TenancyError(f"{path} is damaged{at}{why}; it was left as it is: restore it from a copy.") from exc
-    return check_document(document, path)
 
 
 def _no_duplicates(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
@@ -61,6 +65,13 @@ def _no_duplicates(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
 
 def _no_constant(name: str) -> Any:
     raise ValueError(f"{name} is no JSON")
+
+
+def _no_infinity(text: str) -> float:
+    number = float(text)
+    if not math.isfinite(number):
+        raise ValueError("a number in it is too large")
+    return number
 
 
 def generations(path: str) -> list[str]:
@@ -80,7 +91,9 @@ def _how_to_restore(path: str) -> str:
             _parse(read_text(candidate) or "", candidate)
         except TenancyError:
             continue
-        return f"The newest good generation is {candidate}; restore it with: cp -p {candidate} {path}"
+        return (
+            f"The newest good generation is {candidate}; restore it with: {shlex.join(['cp', '-p', candidate, path])}"
+        )
     return ""
 
 
@@ -90,11 +103,11 @@ def _keep_generation(path: str) -> None:
     directory = os.path.join(os.path.dirname(path), "generations")
     os.makedirs(directory, mode=0o750, exist_ok=True)
     try:
-        if kept and os.path.samefile(kept[-1], path):
-            return  # a run that was killed here got as far as this
-        number = int(_GENERATION.fullmatch(os.path.basename(kept[-1]))[1]) + 1 if kept else 1  # type: ignore[index]
-        kept.append(os.path.join(directory, f"clients-{number:08d}.json"))
-        os.link(path, kept[-1])
+        # A run that was killed here got as far as this.
+        if not kept or not os.path.samefile(kept[-1], path):
+            number = int(_GENERATION.fullmatch(os.path.basename(kept[-1]))[1]) + 1 if kept else 1  # type: ignore[index]
+            kept.append(os.path.join(directory, f"clients-{number:08d}.json"))
+            os.link(path, kept[-1])
     except FileNotFoundError:
         return  # the first write of all
     for old in kept[:-GENERATIONS]:
@@ -104,11 +117,25 @@ def _keep_generation(path: str) -> None:
 
 def as_json(document: Mapping[str, Any]) -> str:
     """The registry as its file holds it."""
-    return json.dumps(document, indent=2, ensure_ascii=False) + "\n"
+    return json.dumps(document, indent=2, ensure_ascii=False, allow_nan=False) + "\n"
 
 
 def save(path: str, document: Mapping[str, Any]) -> None:
-    """Write the registry as a whole."""
-    os.makedirs(os.path.dirname(path), mode=0o755, exist_ok=True)
+    """Write the registry as a whole; its lock must be held.
+
+    Raises:
+        TenancyError: It could not be read again; nothing is written then.
+    """
+    try:
+        data = as_json(document).encode()
+    except (ValueError, TypeError, RecursionError) as exc:
+        raise TenancyError(f"The new registry cannot be written as JSON ({ascii(str(exc))[1:-1]}).") from exc
+    _parse(data.decode(), path)
+    directory, name = os.path.split(path)
+    os.makedirs(directory, mode=0o755, exist_ok=True)
+    for left in os.listdir(directory):
+        # A writer that was killed; under the lock there is no other.
+        if left.startswith(f".{name}."):
+            os.unlink(os.path.join(directory, left))
     _keep_generation(path)
-    atomic_write(path, as_json(document).encode(), mode=0o640)
+    atomic_write(path, data, mode=0o640)

@@ -100,9 +100,11 @@ def _apply_group(group: list[Change], apply: Callable[[Change], None]) -> tuple[
     for change in group:
         try:
             apply(change)
-        except (TenancyError, OSError) as exc:
+        except Exception as exc:
+            # Whatever it is, it must not keep the other clients from being done.
             where = f"Client {change.client_id}: " if change.client_id else ""
-            return done, {"client_id": change.client_id, "msg": f"{where}{exc}", "change": change.summary()}
+            told = str(exc) if isinstance(exc, (TenancyError, OSError)) else f"{type(exc).__name__}: {exc}"
+            return done, {"client_id": change.client_id, "msg": f"{where}{told}", "change": change.summary()}
         done.append(change)
     return done, None
 

@@ -219,6 +219,11 @@ def _plan_service(
     plan: StackPlan, spec: ContainerSpec, states: Sequence[ContainerState], used: set[str], restart: bool
 ) -> None:
     keep = next(iter(as_wanted(spec, states)), None)
+    if restart:
+        # A restart replaces nothing, since no route follows it: what is not as wanted is started anew as it is.
+        keep = keep or next(iter(sorted(states, key=lambda state: not state.serves)), None)
+        if keep is not None:
+            states = [keep]
     olds = [state for state in states if state is not keep]
     if keep is not None:
         address = keep.addresses.get(spec.network)
@@ -231,7 +236,7 @@ def _plan_service(
     else:
         address = _free_address(spec, used)
         names = {state.name for state in states}
-        name = next(n for n in (spec.name, *(f"{spec.name}-next{i or ''}" for i in range(99))) if n not in names)
+        name = next(n for n in (spec.name, *(f"{spec.name}.next{i or ''}" for i in range(99))) if n not in names)
         before = olds[0].shown() if olds else None
         plan.starts.append(
             _start("recreate" if olds else "create", spec, Start(spec, address, name, None, olds), before)

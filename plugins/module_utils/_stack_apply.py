@@ -19,6 +19,7 @@ from ansible_collections.agency_stack.multi_tenancy.plugins.module_utils._engine
 )
 from ansible_collections.agency_stack.multi_tenancy.plugins.module_utils._images import familiar
 from ansible_collections.agency_stack.multi_tenancy.plugins.module_utils._labels import LABEL_SPEC
+from ansible_collections.agency_stack.multi_tenancy.plugins.module_utils._names import printable
 from ansible_collections.agency_stack.multi_tenancy.plugins.module_utils._plan import Change, TenancyError
 from ansible_collections.agency_stack.multi_tenancy.plugins.module_utils._stack import (
     LOG_CONFIG,
@@ -90,11 +91,11 @@ class StackApplier:
                 if state.get("OOMKilled"):
                     why += " (out of memory)"
                 break
-            if command is None:
-                # Nothing to ask: running for a second is all that can be known.
-                if time.monotonic() - quiet_since >= 1:
-                    return
-            elif (state.get("Health") or {}).get("Status") == "healthy" or self._probe(container_id, command):
+            health = (state.get("Health") or {}).get("Status", "none")
+            if health == "healthy" or (command is not None and self._probe(container_id, command)):
+                return
+            # Without any check, the image's own included, running for a second is all that can be known.
+            if command is None and health == "none" and time.monotonic() - quiet_since >= 1:
                 return
             if time.monotonic() >= deadline:
                 why = f"did not become healthy within {self.health_timeout:g} s"
@@ -231,7 +232,7 @@ class StackApplier:
             log = self.client.logs(container_id, tail=10).decode(errors="replace").strip()
         if not log:
             return "It logged nothing."
-        return "Its last log lines: " + " | ".join(line.strip() for line in log.splitlines())
+        return "Its last log lines: " + " | ".join(printable(line.strip()) for line in log.splitlines())
 
 
 def _earlier(olds: Sequence[ContainerState]) -> ContainerState | None:

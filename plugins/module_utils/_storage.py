@@ -7,19 +7,25 @@ from __future__ import annotations
 
 import os
 import re
-import shutil
 import stat
 import struct
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from ansible_collections.agency_stack.multi_tenancy.plugins.module_utils._files import ensure_directory, sync_directory
+from ansible_collections.agency_stack.multi_tenancy.plugins.module_utils._files import (
+    ensure_directory,
+    sync_directory,
+    walk_folders,
+)
 from ansible_collections.agency_stack.multi_tenancy.plugins.module_utils._layout import Layout
+from ansible_collections.agency_stack.multi_tenancy.plugins.module_utils._names import shown
 from ansible_collections.agency_stack.multi_tenancy.plugins.module_utils._plan import Change, TenancyError
 
 _ACL_XATTR = "system.posix_acl_default"
+_ACL_XATTRS = ("system.posix_acl_access", _ACL_XATTR)
 _ACL_VERSION = 2
+_ACL_USER = 0x02
 _NO_ID = 0xFFFFFFFF
 
 
@@ -98,7 +104,7 @@ def default_acl(reader: int) -> bytes:
     """
     entries = (
         (0x01, 7, _NO_ID),  # ACL_USER_OBJ
-        (0x02, 7, reader),  # ACL_USER
+        (_ACL_USER, 7, reader),
         (0x04, 5, _NO_ID),  # ACL_GROUP_OBJ
         (0x10, 7, _NO_ID),  # ACL_MASK
         (0x20, 0, _NO_ID),  # ACL_OTHER
@@ -161,10 +167,17 @@ def plan_adoption(
     client_id = client["client_id"]
     own = sorted(name for name in kept if re.fullmatch(re.escape(client_id) + r"-[0-9]{8}T[0-9]{6}", name))
     if not own or wanted not in ("latest", *own):
-        raise TenancyError(f"There is no kept data {wanted!a} of this client; there is {', '.join(own) or 'none'}.")
+        raise TenancyError(
+            f"There is no kept data {shown(wanted)} of this client; there is {', '.join(own) or 'none'}."
+        )
     name = own[-1] if wanted == "latest" else wanted
     source, target = layout.removed(name), layout.client(client_id)
     old = group(source)
+    if old == 0:
+        raise TenancyError(
+            f"{source} belongs to root's group, so it does not tell which files in it are the client's; "
+            "give it their group (chgrp) and run again."
+        )
     adopt = Adopt(source, target, (old, old), (client["uid"], client["gid"]))
     return Change("create", "client folder", target, None, {"from": source}, client_id, adopt)
 
@@ -197,8 +210,18 @@ class Erase:
     path: str
 
     def apply(self) -> None:
-        """Delete it; shutil.rmtree works on open directories here and never follows a link that a client planted."""
-        shutil.rmtree(self.path)
+        """Delete it, never over a link that a client planted; run again after an interruption it goes on."""
+        if not stat.S_ISDIR(os.lstat(self.path).st_mode):
+            raise TenancyError(f"{self.path} must be a directory and is something else; move it away.")
+        for fd, emptied in walk_folders(self.path):
+            if emptied is not None:
+                os.rmdir(emptied, dir_fd=fd)
+                continue
+            with os.scandir(fd) as entries:
+                files = [entry.name for entry in entries if not entry.is_dir(follow_symlinks=False)]
+            for name in files:
+                os.unlink(name, dir_fd=fd)
+        os.rmdir(self.path)
 
 
 @dataclass(frozen=True)
@@ -219,14 +242,29 @@ class Adopt:
 
     def apply(self) -> None:
         """Hand its files over to the new uid, then move it; run again after an interruption it goes on."""
-        for _path, folders, files, fd in os.fwalk(self.source, follow_symlinks=False):
-            for name in (*folders, *files):
+        for fd, back_from in walk_folders(self.source):
+            for name in os.listdir(fd) if back_from is None else ():
                 status = os.stat(name, dir_fd=fd, follow_symlinks=False)
                 uid = self.new[0] if status.st_uid == self.old[0] else -1
                 gid = self.new[1] if status.st_gid == self.old[1] else -1
                 if (uid, gid) != (-1, -1):
                     os.chown(name, uid, gid, dir_fd=fd, follow_symlinks=False)
+                _hand_over_acls(f"/proc/self/fd/{fd}/{name}", self.old[0], self.new[0])
         Move(self.source, self.target).apply()
+
+
+def _hand_over_acls(path: str, old: int, new: int) -> None:
+    """Let the new uid do what the ACLs of one file let the old one do, which another client may get."""
+    for attribute in _ACL_XATTRS:
+        try:
+            acl = os.getxattr(path, attribute, follow_symlinks=False)
+        except OSError:
+            continue  # has none, or is of a kind that cannot have one
+        entries = struct.iter_unpack("<HHI", acl[4:])
+        given = [(tag, bits, new if (tag, who) == (_ACL_USER, old) else who) for tag, bits, who in entries]
+        after = acl[:4] + b"".join(struct.pack("<HHI", *entry) for entry in given)
+        if after != acl:
+            os.setxattr(path, attribute, after, follow_symlinks=False)
 
 
 def _fate(kind: str, path: str, after: Any, client_id: str, payload: Any) -> Change:

@@ -15,6 +15,7 @@ from ansible_collections.agency_stack.multi_tenancy.plugins.module_utils._catalo
     parse_duration,
     parse_size,
     parse_volume,
+    without_values,
 )
 from ansible_collections.agency_stack.multi_tenancy.plugins.module_utils._contract import LEVELS
 from ansible_collections.agency_stack.multi_tenancy.plugins.module_utils._labels import (
@@ -193,7 +194,7 @@ def effective(client: Mapping[str, Any], config: Mapping[str, Any], layout: Layo
         "uid": client["uid"],
         "gid": client["gid"],
         "data": layout.client(client["client_id"], "data"),
-        "services": client_services(client, config),
+        "services": {name: without_values(service) for name, service in client_services(client, config).items()},
     }
 
 

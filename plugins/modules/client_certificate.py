@@ -15,7 +15,7 @@ description:
     gives each client a certificate for exactly its host names, C(certs/tls.crt) and C(certs/tls.key) in its folder.
   - A certificate is issued when there is none that fits its key, when the host names change, and 30 days before it
     expires.
-  - Keys are readable by root alone and never leave the host.
+  - Keys never leave the host. They are readable by root, and in C(traefik/dynamic/) by the edge's group.
 extends_documentation_fragment:
   - agency_stack.multi_tenancy.attributes
   - agency_stack.multi_tenancy.platform

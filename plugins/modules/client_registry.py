@@ -167,34 +167,20 @@ import os
 from datetime import UTC, datetime
 
 from ansible.module_utils.basic import AnsibleModule
-from ansible_collections.agency_stack.multi_tenancy.plugins.module_utils._argspec import PLATFORM_SPEC, layout_of
-from ansible_collections.agency_stack.multi_tenancy.plugins.module_utils._files import locked
-from ansible_collections.agency_stack.multi_tenancy.plugins.module_utils._registry import (
-    DATA_FATES,
-    STATES,
-    plan_registry,
+from ansible_collections.agency_stack.multi_tenancy.plugins.module_utils._argspec import (
+    EDIT_OPTION,
+    PLATFORM_SPEC,
+    layout_of,
 )
+from ansible_collections.agency_stack.multi_tenancy.plugins.module_utils._files import locked
+from ansible_collections.agency_stack.multi_tenancy.plugins.module_utils._registry import plan_registry
 from ansible_collections.agency_stack.multi_tenancy.plugins.module_utils._registry_store import load, save
 from ansible_collections.agency_stack.multi_tenancy.plugins.module_utils._runner import converge, finish, guarded
 from ansible_collections.agency_stack.multi_tenancy.plugins.module_utils._tenant import bridge_names
 
 ARGUMENT_SPEC = {
     **PLATFORM_SPEC,
-    "clients": {
-        "type": "list",
-        "elements": "dict",
-        "default": [],
-        "options": {
-            "client_id": {"type": "str", "required": True},
-            "domain": {"type": "str"},
-            "aliases": {"type": "list", "elements": "str"},
-            "isolation_level": {"type": "str"},
-            "services": {"type": "dict"},
-            "state": {"type": "str", "choices": list(STATES)},
-            "data": {"type": "str", "choices": list(DATA_FATES)},
-            "protected": {"type": "bool"},
-        },
-    },
+    "clients": EDIT_OPTION,
     "purge": {"type": "bool", "default": False},
     "forget": {"type": "list", "elements": "str", "default": []},
     "config": {"type": "dict", "required": True},

@@ -84,8 +84,13 @@ from ansible_collections.agency_stack.multi_tenancy.plugins.module_utils._argspe
     STATE_SPEC,
     layout_of,
 )
-from ansible_collections.agency_stack.multi_tenancy.plugins.module_utils._files import atomic_write, read_text
+from ansible_collections.agency_stack.multi_tenancy.plugins.module_utils._files import (
+    atomic_write,
+    ensure_directory,
+    read_text,
+)
 from ansible_collections.agency_stack.multi_tenancy.plugins.module_utils._layout import Layout
+from ansible_collections.agency_stack.multi_tenancy.plugins.module_utils._names import check_client_id
 from ansible_collections.agency_stack.multi_tenancy.plugins.module_utils._plan import Change, TenancyError
 from ansible_collections.agency_stack.multi_tenancy.plugins.module_utils._runner import converge, finish, guarded
 from ansible_collections.agency_stack.multi_tenancy.plugins.module_utils._storage import (
@@ -111,6 +116,22 @@ def group_of(path: str) -> int:
     return os.lstat(path).st_gid
 
 
+def read_derived(path: str) -> str | None:
+    """A file of ours that can be made anew: one that is not even text counts as different."""
+    try:
+        return read_text(path)
+    except TenancyError:
+        return ""
+
+
+def has_files(path: str) -> bool:
+    """Whether there is anything in a folder."""
+    try:
+        return bool(os.listdir(path))
+    except (FileNotFoundError, NotADirectoryError):
+        return False
+
+
 def plan_present(module: AnsibleModule, layout: Layout, failures: list[dict[str, Any]]) -> list[Change]:
     """The directories, configuration files, first pages and restored folders that are missing or differ."""
     config, restore = module.params["config"], module.params["restore"]
@@ -129,18 +150,20 @@ def plan_present(module: AnsibleModule, layout: Layout, failures: list[dict[str,
     restored = {change.client_id for change in changes}
     wanted = [(c["client_id"], directory) for c in clients for directory in directories(c, config, layout)]
     changes += plan_directories(wanted, {directory.path: read_directory(directory) for _id, directory in wanted})
-    made = {change.name for change in changes if change.action == "create" and change.client_id not in restored}
+    unfinished = {change.name: change for change in changes if change.client_id not in restored}
     for client in clients:
         path = layout.client(client["client_id"], "multi_tenancy", "config.yaml")
-        before, after = read_text(path), effective_text(client, config, layout)
+        before, after = read_derived(path), effective_text(client, config, layout)
         if before != after:
             action = "create" if before is None else "update"
             changes.append(Change(action, "client configuration", path, before, after, client["client_id"], after))
         site = layout.client(client["client_id"], "data", "site")
-        if site in made:
+        if site in unfinished and not has_files(site):
+            # Before the folder gets its owner and mode, so that a run that was killed here is seen to be unfinished.
             page = welcome_page(client)
             name = os.path.join(site, "index.html")
-            changes.append(Change("create", "welcome page", name, None, page, client["client_id"], (client, page)))
+            change = Change("create", "welcome page", name, None, page, client["client_id"], (client, page))
+            changes.insert(changes.index(unfinished[site]), change)
     return changes
 
 
@@ -154,6 +177,7 @@ def apply_change(change: Change) -> None:
         atomic_write(change.name, change.payload.encode(), mode=0o640)
     else:
         owner, page = change.payload
+        ensure_directory(os.path.dirname(change.name), 0o700)
         atomic_write(change.name, page.encode(), mode=0o640, uid=owner["uid"], gid=owner["gid"])
 
 
@@ -162,6 +186,9 @@ def run(module: AnsibleModule) -> None:
     params = module.params
     layout = layout_of(params)
     failures: list[dict[str, Any]] = []
+    for client in params["clients"]:
+        # It becomes a part of paths in which root moves and deletes.
+        check_client_id(client.get("client_id"))
     if params["state"] == "absent":
         changes = plan_removal(params["clients"], os.path.lexists, layout)
     else:

@@ -85,7 +85,8 @@ def run(module: AnsibleModule) -> None:
 
     def apply(change: Change) -> None:
         os.makedirs(os.path.dirname(change.name), mode=0o755, exist_ok=True)
-        atomic_write(change.name, change.payload.encode(), mode=0o644)
+        # Settings may hold what is meant for root alone; the registration is for all tools.
+        atomic_write(change.name, change.payload.encode(), mode=0o640 if change.kind == "settings" else 0o644)
 
     finish(module, converge(module, changes, apply, layout.log_dir, config=config, path=layout.config))
 

@@ -86,6 +86,7 @@ from ansible_collections.agency_stack.multi_tenancy.plugins.module_utils._argspe
 from ansible_collections.agency_stack.multi_tenancy.plugins.module_utils._engine import connect_for, engine_errors
 from ansible_collections.agency_stack.multi_tenancy.plugins.module_utils._labels import LABEL_PLATFORM
 from ansible_collections.agency_stack.multi_tenancy.plugins.module_utils._layout import Layout
+from ansible_collections.agency_stack.multi_tenancy.plugins.module_utils._names import printable
 from ansible_collections.agency_stack.multi_tenancy.plugins.module_utils._registry import select_clients
 from ansible_collections.agency_stack.multi_tenancy.plugins.module_utils._registry_store import load
 from ansible_collections.agency_stack.multi_tenancy.plugins.module_utils._runner import COMPONENT_LOG, guarded
@@ -132,7 +133,7 @@ def run(module: AnsibleModule) -> None:
             # A router's name begins with its client's id; '.' is in no id.
             lines = [line for line in lines if concerns(line, client_ids, '"RouterName":"{}.')]
         logs.append({"source": state.name, "lines": lines[-params["lines"] :]})
-    report = "\n".join("\n".join([f"==> {log['source']} <==", *log["lines"], ""]) for log in logs)
+    report = printable("\n".join("\n".join([f"==> {log['source']} <==", *log["lines"], ""]) for log in logs))
     module.exit_json(changed=False, logs=logs, report=report)
 
 

@@ -44,6 +44,55 @@ options:
     type: list
     elements: dict
     default: []
+    suboptions:
+      client_id:
+        description:
+          - The client's id; 1 to 32 of C(a-z), C(0-9), C(_) and C(-), beginning and ending with a letter or digit.
+        type: str
+        required: true
+      domain:
+        description:
+          - The client's main host name, optionally beginning with C(*.). International names are stored as A-labels.
+          - The default for a new client is its id, C(_) written as C(-), below the C(root_domain) of the settings.
+        type: str
+      aliases:
+        description:
+          - Further host names.
+        type: list
+        elements: str
+      isolation_level:
+        description:
+          - How the client is separated from the others. The default for a new client is that of the settings.
+          - V(soft) and V(hard) are refused until their contracts are complete.
+        type: str
+      state:
+        description:
+          - V(present) clients are served.
+          - V(suspended) clients keep everything, but their services do not run and visitors get status 503.
+          - V(absent) marks a client for removal; the entry itself is dropped at its end, when nothing else is left.
+          - A new client is V(present) unless named otherwise.
+        type: str
+        choices:
+          - present
+          - suspended
+          - absent
+      data:
+        description:
+          - With O(clients[].state=absent), whether the client's folder is kept below
+            C(<root>/multi_tenancy/removed/) or deleted. The default is V(keep).
+        type: str
+        choices:
+          - keep
+          - purge
+      protected:
+        description:
+          - Whether the client's removal is refused.
+        type: bool
+      services:
+        description:
+          - Names of services of the catalog, each with the keys in which the client's differs from it.
+          - The default for a new client is C(client_services) of the settings.
+        type: dict
 """
 
 EXAMPLES = r"""
@@ -102,6 +151,7 @@ clients_differ:
 
 from ansible.module_utils.basic import AnsibleModule
 from ansible_collections.agency_stack.multi_tenancy.plugins.module_utils._argspec import (
+    EDIT_OPTION,
     ENGINE_SPEC,
     PLATFORM_SPEC,
     layout_of,
@@ -120,8 +170,9 @@ def run(module: AnsibleModule) -> None:
     params = module.params
     layout = layout_of(params)
     config, settings_changes = plan_settings(layout, params["set"], params["overrides"])
-    host, faults = read_host(params["docker_host"], config)
-    edit = params["clients"] or [{"client_id": config["default_client_id"]}]
+    host, faults = read_host(params["docker_host"], config, layout)
+    edit = [{key: value for key, value in item.items() if value is not None} for item in params["clients"]]
+    edit = edit or [{"client_id": config["default_client_id"]}]
     occupied = [(item["subnet"], item["what"]) for item in host["occupied"]]
     try:
         document, client_changes = plan_registry(load(layout.registry), edit, config, occupied)
@@ -149,7 +200,7 @@ def main() -> None:
             **ENGINE_SPEC,
             "set": {"type": "dict", "default": {}},
             "overrides": {"type": "dict", "default": {}},
-            "clients": {"type": "list", "elements": "dict", "default": []},
+            "clients": EDIT_OPTION,
         },
         supports_check_mode=True,
     )

@@ -21,7 +21,8 @@ extends_documentation_fragment:
   - agency_stack.multi_tenancy.clients
 attributes:
   check_mode:
-    support: full
+    support: partial
+    details: The plan has the certificates that are there; one that the same run would issue is not in it.
   diff_mode:
     support: full
   idempotent:
@@ -259,7 +260,9 @@ def run(module: AnsibleModule) -> None:
         result["failures"] += applier.confirm([client for client in wanted if client.client_id not in unwritten])
     port = config["edge"]["https_port"]
     suffix = "" if port == 443 else f":{port}"
-    urls = {client["client_id"]: f"https://{client['domain']}{suffix}/" for client in params["clients"]}
+    # Of a wildcard, some name below it.
+    names = {client["client_id"]: client["domain"].replace("*.", "any.", 1) for client in params["clients"]}
+    urls = {client_id: f"https://{name}{suffix}/" for client_id, name in names.items()}
     finish(module, result | {"urls": urls})
 
 

@@ -66,14 +66,14 @@ class FakeEngine(docker.APIClient):
 
     def networks(self) -> list[dict[str, Any]]:
         self._called("networks")
-        return [copy.deepcopy(network) for network in self.networks_by_id.values()]
+        return [copy.deepcopy(network) for network in list(self.networks_by_id.values())]
 
     def inspect_network(self, net_id: str) -> dict[str, Any]:
         self._called("inspect_network", net_id)
         network = self._network(net_id)
         attached = {
             container["Id"]: {"Name": container["Name"]}
-            for container in self.containers_by_id.values()
+            for container in list(self.containers_by_id.values())
             if container["State"] == "running" and network["Id"] in container["NetworkIds"].values()
         }
         return copy.deepcopy(network) | {"Containers": attached}
@@ -88,7 +88,7 @@ class FakeEngine(docker.APIClient):
         assert set(filters or {}) <= {"label"}
         return [
             self._listed(container)
-            for container in reversed(self.containers_by_id.values())
+            for container in reversed(list(self.containers_by_id.values()))
             if (all or container["State"] in ("running", "paused", "restarting"))
             and all_in(wanted, container["Config"]["Labels"])
         ]
@@ -124,7 +124,7 @@ class FakeEngine(docker.APIClient):
         self._called("create_network", request["name"])
         config = request["ipam"]["Config"][0]
         subnet = ipaddress.IPv4Network(config["Subnet"])
-        for network in self.networks_by_id.values():
+        for network in list(self.networks_by_id.values()):
             if network["Name"] == request["name"]:
                 raise refusal(409, f"network with name {request['name']} already exists")
             if subnet.overlaps(ipaddress.IPv4Network(network["IPAM"]["Config"][0]["Subnet"])):
@@ -147,7 +147,7 @@ class FakeEngine(docker.APIClient):
         network = self._network(net_id)
         if any(
             container["State"] == "running" and network["Id"] in container["NetworkIds"].values()
-            for container in self.containers_by_id.values()
+            for container in list(self.containers_by_id.values())
         ):
             raise refusal(403, f"error while removing network: network {network['Name']} has active endpoints")
         del self.networks_by_id[network["Id"]]
@@ -166,7 +166,7 @@ class FakeEngine(docker.APIClient):
         self._called("create_container", name)
         if config["Image"] not in self.local_images:
             raise refusal(404, f"No such image: {config['Image']}", ImageNotFound)
-        for container in self.containers_by_id.values():
+        for container in list(self.containers_by_id.values()):
             if container["Name"] == name:
                 raise refusal(
                     409, f'Conflict. The container name "/{name}" is already in use by container "{container["Id"]}"'
@@ -227,7 +227,7 @@ class FakeEngine(docker.APIClient):
     def rename(self, container: str, name: str) -> None:
         self._called("rename", container, name)
         found = self._container(container)
-        if any(other["Name"] == name for other in self.containers_by_id.values()):
+        if any(other["Name"] == name for other in list(self.containers_by_id.values())):
             raise refusal(409, f'Conflict. The container name "/{name}" is already in use')
         found["Name"] = name
         self.after_call()
@@ -263,24 +263,24 @@ class FakeEngine(docker.APIClient):
 
     def by_name(self, name: str) -> dict[str, Any]:
         """The container of this name."""
-        return next(container for container in self.containers_by_id.values() if container["Name"] == name)
+        return next(container for container in list(self.containers_by_id.values()) if container["Name"] == name)
 
     def names(self) -> list[str]:
         """The names of all containers."""
-        return sorted(container["Name"] for container in self.containers_by_id.values())
+        return sorted(container["Name"] for container in list(self.containers_by_id.values()))
 
     def running(self, **labels: str) -> list[str]:
         """The names of the running containers with these labels (dots written as __)."""
         wanted = {f"agency_stack.{key}": value for key, value in labels.items()}
         return sorted(
             container["Name"]
-            for container in self.containers_by_id.values()
+            for container in list(self.containers_by_id.values())
             if container["State"] == "running" and all_in(wanted, container["Config"]["Labels"])
         )
 
     def settle(self) -> None:
         """Let the engine run the health checks of all running containers once."""
-        for container in self.containers_by_id.values():
+        for container in list(self.containers_by_id.values()):
             if container["State"] == "running" and container["Health"]:
                 container["Health"] = "unhealthy" if container["Config"]["Image"] in self.sick else "healthy"
 
@@ -303,13 +303,13 @@ class FakeEngine(docker.APIClient):
         self.before_call(number, name)
 
     def _network(self, name: str) -> dict[str, Any]:
-        for network in self.networks_by_id.values():
+        for network in list(self.networks_by_id.values()):
             if name in (network["Name"], network["Id"]):
                 return network
         raise refusal(404, f"network {name} not found", NotFound)
 
     def _container(self, name: str) -> dict[str, Any]:
-        for container in self.containers_by_id.values():
+        for container in list(self.containers_by_id.values()):
             if name in (container["Name"], container["Id"]):
                 return container
         raise refusal(404, f"No such container: {name}", NotFound)
@@ -320,7 +320,7 @@ class FakeEngine(docker.APIClient):
         for network, endpoint in container["Endpoints"].items():
             container["NetworkIds"][network] = self._network(container["NetworkIds"][network] or network)["Id"]
             address = endpoint["IPAMConfig"]["IPv4Address"]
-            for other in self.containers_by_id.values():
+            for other in list(self.containers_by_id.values()):
                 theirs = (other["Endpoints"].get(network) or {}).get("IPAMConfig", {}).get("IPv4Address")
                 if other is not container and other["State"] == "running" and theirs == address:
                     raise refusal(403, "Address already in use")

@@ -6,11 +6,12 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from types import ModuleType
 from typing import Any
 
+import pytest
 from ansible_collections.agency_stack.multi_tenancy.plugins.module_utils._registry import empty_document, plan_registry
 from ansible_collections.agency_stack.multi_tenancy.tests.unit.fake_engine import FakeEngine
 
@@ -68,3 +69,63 @@ def ladder(
         assert (again["changed"], again["changes"], again["diff"]) == (False, [], [])
         assert (tree(place), engine.snapshot()) == after
     return result
+
+
+class Killed(BaseException):
+    """What a process that was killed does next: nothing, neither its handlers nor its cleaning up."""
+
+
+class Saboteur:
+    """Lets the n-th of a program's system calls go wrong, and all later ones too if it lasts.
+
+    Args:
+        patch: Undone by the caller.
+        names: Functions of the module os that count; what is written through os.fdopen() counts by halves.
+        at: Number of the call that does not happen any more; 0: only count.
+        fault: What is raised there.
+        lasts: Whether every call after it goes wrong as well.
+    """
+
+    def __init__(
+        self, patch: pytest.MonkeyPatch, names: Sequence[str], at: int, fault: BaseException, lasts: bool
+    ) -> None:
+        self.count = 0
+        self._at, self._fault, self._lasts = at, fault, lasts
+        for name in names:
+            patch.setattr(os, name, self._watched(getattr(os, name)))
+        fdopen = os.fdopen
+        patch.setattr(os, "fdopen", lambda fd, mode: _Halves(fdopen(fd, mode, buffering=0), self.step))
+
+    def step(self) -> None:
+        """One system call is about to happen."""
+        self.count += 1
+        if self._at and (self.count == self._at or (self._lasts and self.count > self._at)):
+            raise self._fault
+
+    def _watched(self, function: Callable[..., Any]) -> Callable[..., Any]:
+        def call(*args: Any, **kwargs: Any) -> Any:
+            self.step()
+            return function(*args, **kwargs)
+
+        return call
+
+
+class _Halves:
+    """A file that takes what is written to it in two steps."""
+
+    def __init__(self, handle: Any, step: Callable[[], None]) -> None:
+        self._handle, self._step = handle, step
+
+    def __enter__(self) -> _Halves:
+        return self
+
+    def __exit__(self, *_exc: object) -> None:
+        self._handle.close()
+
+    def write(self, data: bytes) -> None:
+        for part in (data[: len(data) // 2], data[len(data) // 2 :]):
+            self._step()
+            self._handle.write(part)
+
+    def flush(self) -> None:
+        self._step()

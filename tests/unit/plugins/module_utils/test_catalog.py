@@ -45,11 +45,11 @@ VOLUMES = {
     "site:/srv/www": ("site", "/srv/www", False),
     "site:/srv/www:ro": ("site", "/srv/www", True),
     "site:/srv/www:rw": ("site", "/srv/www", False),
-    "a/b/c:/data": ("a/b/c", "/data", False),
 }
 NO_VOLUMES = (
     "", "site", "site:", ":/srv", "/etc:/srv", "../x:/srv", "a/../b:/srv", "a/..:/srv", "./a:/srv", ".a:/srv", "~:/srv",
-    "a//b:/srv", "a/:/srv", "site:srv", "site:/srv/../etc", "site:/..", "site:/srv:z", "site:/srv:ro:rw", "si te:/srv",
+    "a//b:/srv", "a/:/srv", "a/b:/srv",
+    "site:srv", "site:/srv/../etc", "site:/..", "site:/srv:z", "site:/srv:ro:rw", "si te:/srv",
     "site:/srv\n", "a\0:/srv", "$HOME:/srv", "/".join("a" * 9) + ":/srv",
 )  # fmt: skip
 

@@ -132,7 +132,7 @@ PACKAGES: dict[str, tuple[set[str], set[str], bool, list[str]]] = {
         set(),
         set(),
         False,
-        ["nftables", "iproute2", "procps", "python3-docker", "python3-yaml", "python3-cryptography", "docker.io"],
+        ["nftables", "procps", "python3-docker", "python3-yaml", "python3-cryptography", "docker.io"],
     ),
     "foreign engine": ({"nft", "ip", "sysctl"}, {"docker", "yaml", "cryptography"}, True, []),
     "engine installed and stopped": ({"nft", "ip", "sysctl", "dockerd"}, {"docker", "yaml", "cryptography"}, False, []),

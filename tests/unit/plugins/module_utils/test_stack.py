@@ -65,7 +65,7 @@ def planned(
     ]
 
 
-NAME, NEXT = "mt-acme.site", "mt-acme.site-next"
+NAME, NEXT = "mt-acme.site", "mt-acme.site.next"
 START, REMOVE = ("update", "container"), ("delete", "container")
 
 # What the engine has -> the plan, in order.

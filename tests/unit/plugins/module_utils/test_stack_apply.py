@@ -204,7 +204,7 @@ def test_one_whose_health_is_not_proven_never_replaces_the_old_one(engine: FakeE
     with pytest.raises(Killed):
         converge(engine, replace(SICK, start_first=True))
     revive(engine)
-    assert engine.running() == ["mt-acme.site", "mt-acme.site-next"]
+    assert engine.running() == ["mt-acme.site", "mt-acme.site.next"]
     with pytest.raises(TenancyError, match="did not become healthy"):
         converge(engine, replace(SICK, start_first=True))
     assert "mt-acme.site" in engine.running()

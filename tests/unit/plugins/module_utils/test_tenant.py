@@ -34,7 +34,7 @@ FULL = {
     "user": "33:33",
     "read_only": False,
     "tmpfs": ["/tmp:size=16m,mode=1777", "/run"],
-    "volumes": ["shop/files:/files", "shop/conf:/conf:ro"],
+    "volumes": ["files:/files", "conf:/conf:ro"],
     "cap_add": ["SETUID", "CHOWN"],
     "mem_limit": "1g",
     "cpus": 0.5,
@@ -75,8 +75,8 @@ def test_every_key_of_a_service_reaches_its_container(shop_config: dict[str, Any
         "entrypoint": ["/bin/shop"],
         "environment": {"PORT": "80", "NAME": "x"},
         "binds": [
-            {"source": "/srv/root/clients/acme/data/shop/files", "target": "/files", "read_only": False},
-            {"source": "/srv/root/clients/acme/data/shop/conf", "target": "/conf", "read_only": True},
+            {"source": "/srv/root/clients/acme/data/files", "target": "/files", "read_only": False},
+            {"source": "/srv/root/clients/acme/data/conf", "target": "/conf", "read_only": True},
         ],
         "tmpfs": {"/tmp": "size=16m,mode=1777", "/run": ""},
         "cap_add": ["CHOWN", "SETUID"],
@@ -148,7 +148,7 @@ def test_directories_come_parents_first_and_keep_strangers_out(shop_config: dict
     below = {
         directory.path.removeprefix(f"{home}/data/"): directory for directory in wanted if "/data/" in directory.path
     }
-    assert set(below) == {"shop", "shop/files", "shop/conf", "site"}
+    assert set(below) == {"files", "conf", "site"}
     for directory in below.values():
         assert (directory.uid, directory.gid, directory.reader) == (1900000001, 1900000001, 1900000001)
         assert directory.trusted == f"{home}/data"

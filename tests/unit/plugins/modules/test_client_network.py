@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -12,7 +13,7 @@ from typing import Any
 import pytest
 from ansible_collections.agency_stack.multi_tenancy.plugins.modules import client_network, client_stack
 from ansible_collections.agency_stack.multi_tenancy.tests.unit.fake_engine import FakeEngine
-from ansible_collections.agency_stack.multi_tenancy.tests.unit.helpers import ladder, registered
+from ansible_collections.agency_stack.multi_tenancy.tests.unit.helpers import Killed, ladder, registered
 
 Run = Callable[..., dict[str, Any]]
 
@@ -128,3 +129,56 @@ def test_check_mode_plans_everything_on_a_host_without_an_engine(
     monkeypatch.setattr(client_network, "connect_for", lambda _module, _docker_host: None)
     result = run_module(client_network, check=True, config=config, clients=clients)
     assert [change["name"] for change in result["changes"]] == ["mt-a", "mt-b", "mt-c"]
+
+
+def test_the_networks_of_those_who_leave_go_with_what_hangs_on_them(
+    run_module: Run, tmp_path: Path, engine: FakeEngine, config: dict[str, Any], clients: list[dict[str, Any]]
+) -> None:
+    run_module(client_network, config=config, clients=clients)
+    run_module(client_stack, config=config, clients=clients)
+    attach(engine, "debugger", "mt-a")
+    others = [engine.by_name(name)["Id"] for name in ("mt-b.site", "mt-c.site")]
+    result = ladder(run_module, client_network, tmp_path, engine, config=config, clients=clients[:1], state="absent")
+    assert [(change["action"], change["name"]) for change in result["changes"]] == [("delete", "mt-a")]
+    assert {network["Name"] for network in engine.networks()} == {"mt-b", "mt-c"}
+    # What is not ours is cut off and left.
+    assert engine.names() == ["debugger", "mt-b.site", "mt-c.site"]
+    assert [engine.by_name(name)["Id"] for name in ("mt-b.site", "mt-c.site")] == others
+
+
+@pytest.mark.parametrize("labels", [{}, {"agency_stack.platform": "it"}], ids=["nobody's", "another platform's"])
+def test_a_foreign_network_stays_when_a_client_of_that_name_leaves(
+    run_module: Run, engine: FakeEngine, config: dict[str, Any], clients: list[dict[str, Any]], labels: dict[str, str]
+) -> None:
+    foreign(engine, "mt-a", "10.9.0.0/24", **labels)
+    before = engine.inspect_network("mt-a")
+    result = run_module(client_network, config=config, clients=clients, state="absent")
+    assert (result["changed"], result["changes"]) == (False, [])
+    assert engine.inspect_network("mt-a") == before
+
+
+def test_a_removal_stopped_at_any_call_to_the_engine_is_finished_by_the_next_run(
+    run_module: Run, engine: FakeEngine, config: dict[str, Any], clients: list[dict[str, Any]]
+) -> None:
+    args = {"config": config, "clients": clients[:1], "state": "absent"}
+    for at in range(1, 100):
+        run_module(client_network, config=config, clients=clients)
+        run_module(client_stack, config=config, clients=clients)
+        begin = len(engine.calls)
+
+        def stop(number: int, _name: str, last: int = begin + at) -> None:
+            if number >= last:
+                raise Killed
+
+        engine.before_call = stop
+        with contextlib.suppress(Killed):
+            run_module(client_network, **args)
+        engine.before_call = lambda _number, _name: None
+        done = len(engine.calls) < begin + at
+        result = run_module(client_network, **args)
+        assert not result.get("failed"), result
+        assert {network["Name"] for network in engine.networks()} == {"mt-b", "mt-c"}
+        assert engine.names() == ["mt-b.site", "mt-c.site"]
+        if done:
+            break
+    assert at > 4

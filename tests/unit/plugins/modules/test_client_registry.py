@@ -5,7 +5,12 @@
 
 from __future__ import annotations
 
+import contextlib
+import io
 import json
+import multiprocessing
+import os
+import sys
 import threading
 from collections.abc import Callable
 from datetime import datetime
@@ -13,8 +18,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from ansible.module_utils.testing import patch_module_args
 from ansible_collections.agency_stack.multi_tenancy.plugins.module_utils import _files
 from ansible_collections.agency_stack.multi_tenancy.plugins.module_utils._files import locked
+from ansible_collections.agency_stack.multi_tenancy.plugins.module_utils._registry_store import generations, load
 from ansible_collections.agency_stack.multi_tenancy.plugins.modules import client_registry
 from ansible_collections.agency_stack.multi_tenancy.tests.unit.fake_engine import FakeEngine
 from ansible_collections.agency_stack.multi_tenancy.tests.unit.helpers import ladder, tree
@@ -150,3 +157,105 @@ def test_without_clients_the_registry_is_read(run_module: Run, config: dict[str,
     result = run_module(client_registry, config=config)
     assert (result["changed"], result["clients"], result["bridges"]) == (False, [], [])
     assert not path.exists()
+
+
+# ---------------------------------------------------------------- the life of a client
+
+LIFE: dict[str, tuple[dict[str, Any], list[tuple[str, str]]]] = {
+    "suspended": ({"clients": [{"client_id": "b", "state": "suspended"}]}, [("update", "b")]),
+    "removed": ({"clients": [{"client_id": "b", "state": "absent"}]}, [("update", "b")]),
+    "removed with its data": ({"clients": [{"client_id": "b", "state": "absent", "data": "purge"}]}, [("update", "b")]),
+    "all others removed": ({"clients": [{"client_id": "b"}], "purge": True}, [("update", "a")]),
+    "everybody removed": ({"purge": True}, [("update", "a"), ("update", "b")]),
+    "a removal finished": ({"clients": [{"client_id": "b", "state": "absent"}], "forget": ["b", "a"]}, [("delete", "b")]),
+}
+
+
+@pytest.mark.parametrize(("args", "changes"), LIFE.values(), ids=LIFE)
+def test_every_step_of_a_life_is_shown_done_and_then_nothing(
+    run_module: Run,
+    tmp_path: Path,
+    engine: FakeEngine,
+    config: dict[str, Any],
+    path: Path,
+    args: dict[str, Any],
+    changes: list[tuple[str, str]],
+) -> None:
+    run_module(client_registry, config=config, clients=[{"client_id": "a"}, {"client_id": "b"}])
+    result = ladder(run_module, client_registry, tmp_path, engine, config=config, **args)
+    assert sorted((change["action"], change["name"]) for change in result["changes"]) == changes
+    assert result["clients"] == stored(path)
+    alive = [f"mt-{entry['index']}" for entry in stored(path) if entry["state"] != "absent"]
+    assert result["bridges"] == alive
+
+
+def test_a_protected_client_refuses_and_nothing_is_written(
+    run_module: Run, tmp_path: Path, config: dict[str, Any]
+) -> None:
+    run_module(client_registry, config=config, clients=[{"client_id": "a", "protected": True}, {"client_id": "b"}])
+    before = tree(tmp_path)
+    for args in ({"clients": [{"client_id": "a", "state": "absent"}]}, {"purge": True}):
+        result = run_module(client_registry, config=config, **args)
+        assert result["faults"] == [
+            "Client 'a' is protected and stays; set protected to false first if it is really to go."
+        ]
+        assert tree(tmp_path) == before
+
+
+def test_a_damaged_registry_names_the_generation_that_helps(
+    run_module: Run, config: dict[str, Any], path: Path
+) -> None:
+    for name in "ab":
+        run_module(client_registry, config=config, clients=[{"client_id": name}])
+    path.write_text("{", encoding="utf-8")
+    result = run_module(client_registry, config=config, clients=[{"client_id": "c"}])
+    [newest] = generations(str(path))
+    assert f"restore it with: cp -p {newest} {path}" in result["msg"]
+    assert path.read_text(encoding="utf-8") == "{"
+
+
+WRITERS = 8
+CLIENTS_EACH = 50 if os.environ.get("TENANCY_FULL") else 10
+
+
+def write_clients(number: int, root: Path, config: dict[str, Any]) -> None:
+    """One of many scripts at once: adds clients one by one, and gives each a second name afterwards."""
+    for count in range(CLIENTS_EACH):
+        name = f"c{number}-{count}"
+        for edit in ({"domain": f"{name}.example"}, {"aliases": [f"www.{name}.example"]}):
+            args = {
+                "root": str(root / "root"),
+                "log_dir": str(root / "log"),
+                "config": config,
+                "clients": [{"client_id": name} | edit],
+                "lock_timeout": 300,
+            }
+            out = io.StringIO()
+            with contextlib.redirect_stdout(out), contextlib.suppress(SystemExit), patch_module_args(args):
+                client_registry.main()
+            result = json.loads(out.getvalue())
+            if result.get("failed") or len(result["changes"]) != 1:
+                sys.exit(f"{name}: {out.getvalue()}")
+
+
+def test_writers_at_once_lose_no_update_and_share_no_allocation(
+    tmp_path: Path, config: dict[str, Any], path: Path
+) -> None:
+    """Real processes, real files, the real lock."""
+    fork = multiprocessing.get_context("fork")
+    writers = [fork.Process(target=write_clients, args=(number, tmp_path, config)) for number in range(WRITERS)]
+    for writer in writers:
+        writer.start()
+    for writer in writers:
+        writer.join()
+    assert [writer.exitcode for writer in writers] == [0] * WRITERS
+    clients = load(str(path))["clients"]
+    names = {f"c{number}-{count}" for number in range(WRITERS) for count in range(CLIENTS_EACH)}
+    assert {(entry["client_id"], entry["domain"], *entry["aliases"]) for entry in clients} == {
+        (name, f"{name}.example", f"www.{name}.example") for name in names
+    }
+    for key in ("index", "subnet", "uid", "gid"):
+        assert len({entry[key] for entry in clients}) == len(names)
+    log = (tmp_path / "log" / "components" / "multi_tenancy.log").read_text(encoding="utf-8")
+    assert len([json.loads(line) for line in log.splitlines()]) == 2 * len(names)
+    assert sorted(entry.name for entry in path.parent.iterdir()) == ["clients.json", "clients.json.lock", "generations"]

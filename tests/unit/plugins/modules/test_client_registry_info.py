@@ -42,3 +42,13 @@ def test_an_unknown_client_is_named(run_module: Run, clients: list[dict[str, Any
 def test_without_a_registry_there_are_no_clients(run_module: Run, tmp_path: Path) -> None:
     assert run_module(client_registry_info)["clients"] == []
     assert list(tmp_path.iterdir()) == []
+
+
+def test_the_report_has_a_line_for_each_client(run_module: Run, clients: list[dict[str, Any]]) -> None:
+    report = run_module(client_registry_info)["report"]
+    assert [line for client in clients for line in report.splitlines() if client["domain"] in line]
+    for client in clients:
+        [line] = [line for line in report.splitlines() if client["domain"] in line]
+        assert client["client_id"] in line
+        assert client["state"] in line
+        assert client["isolation_level"] in line

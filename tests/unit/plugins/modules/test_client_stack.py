@@ -115,12 +115,12 @@ def test_superseded_containers_wait_until_the_routes_are_moved(
     moved = run_module(client_stack, config=config, clients=clients, superseded="keep")
     # For each client one container to remove and one name to take over.
     assert moved["superseded"] == 6
-    assert engine.running(client_id="a") == ["mt-a.site", "mt-a.site-next"]
+    assert engine.running(client_id="a") == ["mt-a.site", "mt-a.site.next"]
     assert all(moved["backends"][name] != before[name] for name in before)
     engine.settle()
     again = run_module(client_stack, config=config, clients=clients, superseded="keep")
     assert (again["changed"], again["superseded"], again["backends"]) == (False, 6, moved["backends"])
-    ids = {engine.by_name("mt-a.site-next")["Id"]}
+    ids = {engine.by_name("mt-a.site.next")["Id"]}
     removed = run_module(client_stack, config=config, clients=clients, superseded="remove")
     assert (removed["superseded"], removed["backends"]) == (0, moved["backends"])
     assert engine.names() == ["mt-a.site", "mt-b.site", "mt-c.site"]

@@ -86,7 +86,7 @@ def test_an_edge_that_fails_gives_way_to_the_old_one_and_its_configuration(
     assert result["failed"]
     assert "Container mt-edge ended with exit code 3" in result["msg"]
     assert "The earlier container was kept." in result["msg"]
-    assert started_with == [("/mt-edge-next", "127.0.0.1:9000"), ("/mt-edge", before[1])]
+    assert started_with == [("/mt-edge.next", "127.0.0.1:9000"), ("/mt-edge", before[1])]
     assert engine.running() == ["mt-edge"]
     assert (engine.by_name("mt-edge")["Id"], api_port(static)) == before
 
