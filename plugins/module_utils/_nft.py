@@ -14,9 +14,11 @@ from collections.abc import Sequence
 
 from ansible_collections.agency_stack.multi_tenancy.plugins.module_utils._files import atomic_write, read_text
 from ansible_collections.agency_stack.multi_tenancy.plugins.module_utils._firewall import (
+    Firewall,
     InitSystem,
     State,
     TableState,
+    checked,
     compare,
     default_route_interfaces,
     unit_name,
@@ -171,6 +173,32 @@ class Host:
             _must(["update-rc.d", self.unit, "enable"], fault)
         else:
             _must(["update-rc.d", "-f", self.unit, "remove"], fault)
+
+
+def wanted_firewall(
+    host: Host,
+    bridge_prefix: str,
+    bridges: Sequence[str],
+    edge_ports: Sequence[int],
+    uplinks: Sequence[str] | None = None,
+) -> Firewall:
+    """The firewall that a host must have; its own default routes say which bridges lead out, unless they are named.
+
+    Raises:
+        InvalidInput: A name or path cannot be used, all faults at once.
+    """
+    leading_out = host.default_routes()
+    if uplinks is None:
+        uplinks = [interface for interface in leading_out if host.is_bridge(interface)]
+    return checked(
+        table=host.table,
+        bridge_prefix=bridge_prefix,
+        bridges=bridges,
+        uplinks=uplinks,
+        edge_ports=edge_ports,
+        path=host.path,
+        default_route_interfaces=leading_out,
+    )
 
 
 def _nft() -> str:

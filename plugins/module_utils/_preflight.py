@@ -15,7 +15,6 @@ from ansible_collections.agency_stack.multi_tenancy.plugins.module_utils._engine
     connect,
     engine_errors,
 )
-from ansible_collections.agency_stack.multi_tenancy.plugins.module_utils._firewall import checked
 from ansible_collections.agency_stack.multi_tenancy.plugins.module_utils._host import (
     HostFacts,
     engine_is_managed,
@@ -30,7 +29,7 @@ from ansible_collections.agency_stack.multi_tenancy.plugins.module_utils._images
 from ansible_collections.agency_stack.multi_tenancy.plugins.module_utils._labels import LABEL_COMPONENT, LABEL_PLATFORM
 from ansible_collections.agency_stack.multi_tenancy.plugins.module_utils._layout import Layout
 from ansible_collections.agency_stack.multi_tenancy.plugins.module_utils._network import foreign_subnets
-from ansible_collections.agency_stack.multi_tenancy.plugins.module_utils._nft import Host
+from ansible_collections.agency_stack.multi_tenancy.plugins.module_utils._nft import Host, wanted_firewall
 from ansible_collections.agency_stack.multi_tenancy.plugins.module_utils._plan import InvalidInput, TenancyError
 
 
@@ -123,15 +122,7 @@ def _faults_of_place(config: Mapping[str, Any], layout: Layout, homes: Iterable[
     ]
     host = Host(config["firewall"]["table"], layout.base("firewall.nft"))
     try:
-        checked(
-            table=host.table,
-            bridge_prefix=f"{prefix}-",
-            bridges=[],
-            uplinks=[],
-            edge_ports=[],
-            path=host.path,
-            default_route_interfaces=host.default_routes(),
-        )
+        wanted_firewall(host, f"{prefix}-", [], [])
     except InvalidInput as exc:
         faults += exc.faults
     return faults

@@ -5,7 +5,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -38,7 +38,11 @@ class ClientStatus:
 
 
 def client_status(
-    client: Mapping[str, Any], wanted: Sequence[ContainerSpec], actual: Iterable[ContainerState], routed: bool
+    client: Mapping[str, Any],
+    wanted: Sequence[ContainerSpec],
+    actual: Iterable[ContainerState],
+    routed: Collection[str],
+    addresses: Mapping[str, Sequence[str]],
 ) -> ClientStatus:
     """Compare one client with what runs.
 
@@ -46,7 +50,8 @@ def client_status(
         client: Its registry entry.
         wanted: Its wanted containers.
         actual: Its containers, as the engine lists them.
-        routed: Whether the edge has a file for it, if it needs one.
+        routed: Names of its services that the edge must route to.
+        addresses: Where the edge leads to, by service.
     """
     status = ClientStatus(client["client_id"], client["isolation_level"], client["domain"], client["state"])
     by_service: dict[str, list[ContainerState]] = {}
@@ -58,10 +63,16 @@ def client_status(
         shown = next(iter(fitting or states), None)
         status.services.append(_row(spec.service, spec.name, shown))
         status.findings += _service_findings(spec, states, fitting)
+        if fitting and spec.service in routed and spec.service in addresses:
+            own = fitting[0].addresses.get(spec.network)
+            if addresses[spec.service] != [own]:
+                led = ", ".join(addresses[spec.service]) or "nothing"
+                finding = f"the edge leads '{spec.service}' to {led} instead of {own}; a converge mends it"
+                status.findings.append(finding)
     for service, states in sorted(by_service.items()):
         status.services += [_row(service, state.name, state) for state in states]
         status.findings += [f"container {state.name} is in no plan; a converge removes it" for state in states]
-    if wanted and not routed:
+    if not set(routed) <= addresses.keys():
         status.findings.append("the edge has no route to it; a converge makes it")
     return status
 

@@ -160,6 +160,21 @@ def shown(text: str | None) -> Any:
     return seen
 
 
+def routed_addresses(text: str | None) -> dict[str, list[str]]:
+    """The addresses that a client's file leads to, by service; nothing of a file that is not ours."""
+    try:
+        services = json.loads((text or "").removeprefix(HEADER))["http"]["services"]
+        return {
+            name.partition(".")[2]: [
+                server["url"].removeprefix("http://").rpartition(":")[0]
+                for server in service["loadBalancer"]["servers"]
+            ]
+            for name, service in services.items()
+        }
+    except (ValueError, TypeError, KeyError, AttributeError):
+        return {}
+
+
 def plan_routes(wanted: Sequence[ClientRoutes], actual: Mapping[str, str], gone: Sequence[str] = ()) -> list[Change]:
     """Compare the wanted files with those that are there.
 

@@ -169,14 +169,18 @@ from ansible.module_utils.basic import AnsibleModule
 from ansible_collections.agency_stack.multi_tenancy.plugins.module_utils._firewall import (
     State,
     boot_unit,
-    checked,
     compare,
     plan,
     refuse_foreign_table,
     reload_hook,
     render,
 )
-from ansible_collections.agency_stack.multi_tenancy.plugins.module_utils._nft import DEFAULT_NFT, STARTED, Host
+from ansible_collections.agency_stack.multi_tenancy.plugins.module_utils._nft import (
+    DEFAULT_NFT,
+    STARTED,
+    Host,
+    wanted_firewall,
+)
 from ansible_collections.agency_stack.multi_tenancy.plugins.module_utils._plan import TenancyError
 from ansible_collections.agency_stack.multi_tenancy.plugins.module_utils._runner import converge, finish, guarded
 
@@ -186,19 +190,8 @@ def run(module: AnsibleModule) -> None:
     params = module.params
     present = params["state"] == "present"
     host = Host(params["table"], params["path"])
-    leading_out = host.default_routes()
-    uplinks = params["uplinks"]
-    if uplinks is None:
-        uplinks = [interface for interface in leading_out if host.is_bridge(interface)]
-    firewall = checked(
-        table=params["table"],
-        bridge_prefix=params["bridge_prefix"],
-        bridges=params["bridges"],
-        uplinks=uplinks,
-        edge_ports=params["edge_ports"] if params["clients_reach_edge"] else [],
-        path=params["path"],
-        default_route_interfaces=leading_out,
-    )
+    edge_ports = params["edge_ports"] if params["clients_reach_edge"] else []
+    firewall = wanted_firewall(host, params["bridge_prefix"], params["bridges"], edge_ports, params["uplinks"])
     if present and host.nft is None and not module.check_mode:
         raise TenancyError("nft is not installed, so no client can be isolated; install the package nftables.")
     wanted = State()

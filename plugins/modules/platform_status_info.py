@@ -80,7 +80,6 @@ report:
   type: str
 """
 
-import os
 from dataclasses import asdict
 from typing import Any
 
@@ -92,24 +91,43 @@ from ansible_collections.agency_stack.multi_tenancy.plugins.module_utils._argspe
 )
 from ansible_collections.agency_stack.multi_tenancy.plugins.module_utils._engine import connect_for, engine_errors
 from ansible_collections.agency_stack.multi_tenancy.plugins.module_utils._files import read_text
+from ansible_collections.agency_stack.multi_tenancy.plugins.module_utils._firewall import render
 from ansible_collections.agency_stack.multi_tenancy.plugins.module_utils._host import engine_is_managed
 from ansible_collections.agency_stack.multi_tenancy.plugins.module_utils._labels import LABEL_PLATFORM
 from ansible_collections.agency_stack.multi_tenancy.plugins.module_utils._layout import Layout
-from ansible_collections.agency_stack.multi_tenancy.plugins.module_utils._nft import table_state
+from ansible_collections.agency_stack.multi_tenancy.plugins.module_utils._nft import Host, table_state, wanted_firewall
 from ansible_collections.agency_stack.multi_tenancy.plugins.module_utils._plan import TenancyError
 from ansible_collections.agency_stack.multi_tenancy.plugins.module_utils._registry import select_clients
 from ansible_collections.agency_stack.multi_tenancy.plugins.module_utils._registry_store import load
 from ansible_collections.agency_stack.multi_tenancy.plugins.module_utils._runner import guarded
 from ansible_collections.agency_stack.multi_tenancy.plugins.module_utils._stack_apply import list_containers
 from ansible_collections.agency_stack.multi_tenancy.plugins.module_utils._status import client_status, report
-from ansible_collections.agency_stack.multi_tenancy.plugins.module_utils._tenant import containers, routes
+from ansible_collections.agency_stack.multi_tenancy.plugins.module_utils._tenant import (
+    bridge_names,
+    containers,
+    routes,
+)
+from ansible_collections.agency_stack.multi_tenancy.plugins.module_utils._traefik import routed_addresses
 
 
-def firewall_words(layout: Layout, table: str) -> str:
+def wanted_rules(config: dict[str, Any], path: str, clients: list[dict[str, Any]]) -> str:
+    """What the rules file must say."""
+    edge = config["edge"]
+    ports = [edge["http_port"], edge["https_port"]] if config["firewall"]["clients_reach_edge"] else []
+    host = Host(config["firewall"]["table"], path)
+    return render(wanted_firewall(host, f"{config['name_prefix']}-", bridge_names(clients, config), ports))
+
+
+def firewall_words(layout: Layout, config: dict[str, Any], clients: list[dict[str, Any]]) -> str:
     """The state of the firewall table in a few words."""
-    text = read_text(layout.base("firewall.nft"))
+    path = layout.base("firewall.nft")
     try:
-        return "missing" if text is None else table_state(table, text)
+        text = read_text(path)
+        if text is None:
+            return "missing"
+        return (
+            table_state(config["firewall"]["table"], text) if text == wanted_rules(config, path, clients) else "altered"
+        )
     except TenancyError as exc:
         return f"unknown ({exc})"
 
@@ -129,22 +147,18 @@ def run(module: AnsibleModule) -> None:
             info = engine.info()
         for state in list_containers(engine, {LABEL_PLATFORM: prefix}):
             by_client.setdefault(state.client_id, []).append(state)
-    routed = (
-        set(os.listdir(layout.base("traefik", "dynamic")))
-        if os.path.isdir(layout.base("traefik", "dynamic"))
-        else set()
-    )
     statuses = [
         client_status(
             client,
             containers(client, config, layout),
             by_client.get(client["client_id"], []),
-            f"{client['client_id']}.yml" in routed or not routes(client, config),
+            {route["service"] for route in routes(client, config)},
+            routed_addresses(read_text(layout.base("traefik", "dynamic", f"{client['client_id']}.yml"))),
         )
         for client in clients
     ]
     edges = by_client.get(None, [])
-    firewall = firewall_words(layout, config["firewall"]["table"])
+    firewall = firewall_words(layout, config, document["clients"])
     whose = "installed by us" if engine_is_managed(info) else "not installed by us"
     platform = {
         "engine": f"{info.get('ServerVersion')}, {whose}" if info else "none answers",

@@ -33,6 +33,8 @@ def state(spec: ContainerSpec, **changed: Any) -> ContainerState:
     return replace(made, **changed)
 
 
+ROUTED = ({"site"}, {"site": ["10.217.0.2"]})
+
 # What differs of the container (None: there is none) -> words that the finding must hold.
 FINDINGS: dict[str, tuple[list[dict[str, Any]], str | None]] = {
     "as wanted": ([{}], None),
@@ -52,7 +54,7 @@ FINDINGS: dict[str, tuple[list[dict[str, Any]], str | None]] = {
 def test_what_differs_is_found(
     client: dict[str, Any], spec: ContainerSpec, actual: list[dict[str, Any]], finding: str | None
 ) -> None:
-    status = client_status(client, [spec], [state(spec, **changed) for changed in actual], routed=True)
+    status = client_status(client, [spec], [state(spec, **changed) for changed in actual], *ROUTED)
     assert [finding in told for told in status.findings if finding] == ([] if finding is None else [True])
     assert finding is not None or status.findings == []
 
@@ -60,15 +62,21 @@ def test_what_differs_is_found(
 def test_a_missing_route_is_found_for_clients_that_are_wanted_alone(
     client: dict[str, Any], spec: ContainerSpec
 ) -> None:
-    assert client_status(client, [spec], [state(spec)], routed=False).findings == [
+    assert client_status(client, [spec], [state(spec)], {"site"}, {}).findings == [
         "the edge has no route to it; a converge makes it"
     ]
-    assert client_status(client, [], [], routed=False).findings == []
+    assert client_status(client, [], [], set(), {}).findings == []
+
+
+def test_a_route_to_another_address_is_found(client: dict[str, Any], spec: ContainerSpec) -> None:
+    assert client_status(client, [spec], [state(spec)], {"site"}, {"site": ["10.217.0.3"]}).findings == [
+        "the edge leads 'site' to 10.217.0.3 instead of 10.217.0.2; a converge mends it"
+    ]
 
 
 def test_each_service_has_a_line_of_its_own(client: dict[str, Any], spec: ContainerSpec) -> None:
     shop = replace(spec, service="shop", name="mt-acme.shop")
-    status = client_status(client, [spec, shop], [state(spec)], routed=True)
+    status = client_status(client, [spec, shop], [state(spec)], *ROUTED)
     assert status.services == [
         {"service": "site", "container": "mt-acme.site", "state": "running", "health": "healthy"},
         {"service": "shop", "container": "mt-acme.shop", "state": "missing", "health": ""},

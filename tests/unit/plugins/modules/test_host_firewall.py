@@ -35,6 +35,7 @@ class FakeHost:
         self.broken: str | None = None
 
     def __call__(self, table: str, path: str) -> FakeHost:
+        self.table, self.path = table, path
         return self
 
     def default_routes(self) -> list[str]:

@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -32,6 +33,7 @@ def firewall(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> dict[str, str]:
     path.parent.mkdir(parents=True)
     path.write_text("table", encoding="utf-8")
     monkeypatch.setattr(platform_status_info, "table_state", lambda _table, _text: said["state"])
+    monkeypatch.setattr(platform_status_info, "wanted_rules", lambda _config, _path, _clients: "table")
     return said
 
 
@@ -43,9 +45,14 @@ def platform(
     clients = run_module(client_registry, config=config, clients=[{"client_id": "a"}, {"client_id": "b"}])["clients"]
     run_module(edge_stack, config=config)
     run_module(client_network, config=config, clients=clients)
-    run_module(client_stack, config=config, clients=clients)
-    for client in clients:
-        (tmp_path / "root" / "multi_tenancy" / "traefik" / "dynamic" / f"{client['client_id']}.yml").touch()
+    backends = run_module(client_stack, config=config, clients=clients)["backends"]
+    for client_id, services in backends.items():
+        servers = {
+            f"{client_id}.{service}": {"loadBalancer": {"servers": [{"url": f"http://{address}:8080"}]}}
+            for service, address in services.items()
+        }
+        path = tmp_path / "root" / "multi_tenancy" / "traefik" / "dynamic" / f"{client_id}.yml"
+        path.write_text(json.dumps({"http": {"services": servers}}), encoding="utf-8")
     engine.settle()
     engine.calls.clear()
     found: list[dict[str, Any]] = clients
@@ -96,6 +103,16 @@ PROBLEMS: dict[str, tuple[Callable[[FakeEngine, Path, dict[str, str]], object], 
     "firewall's file gone": (
         lambda _engine, base, _firewall: (base / "firewall.nft").unlink(),
         "The firewall table is missing: clients may reach each other",
+    ),
+    "firewall's file altered": (
+        lambda _engine, base, _firewall: (base / "firewall.nft").write_text("tables"),
+        "The firewall table is altered",
+    ),
+    "route to an address that nobody has": (
+        lambda _engine, base, _firewall: (base / "traefik" / "dynamic" / "b.yml").write_text(
+            (base / "traefik" / "dynamic" / "b.yml").read_text().replace("10.217.0.18", "10.217.0.19")
+        ),
+        "b: the edge leads 'site' to 10.217.0.19 instead of 10.217.0.18",
     ),
     "firewall flushed": (
         lambda _engine, _base, firewall: firewall.update(state="missing"),
