@@ -8,10 +8,13 @@ Usage: play.py PLAYBOOK. With TENANCY_PRINT_ARGV=1 the command is printed as JSO
 
 from __future__ import annotations
 
+import fcntl
+import hashlib
 import json
 import os
 import shlex
 import sys
+import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
 
@@ -33,12 +36,20 @@ EXTRA_VARS = (
     "SERVICE",
     "LINES",
 )
+# They only look.
+READERS = {"playbooks/status.yml", "playbooks/logs.yml", "playbooks/list_clients.yml"}
+DEFAULT_ROOT = "/opt/agency_stack"
+LOCK_SECONDS = 1800.0
 TRUE = {"1", "true", "yes", "on"}
 FALSE = {"", "0", "false", "no", "off"}
 
 
 class UsageError(Exception):
     """A variable that cannot be used; its text is one clear sentence."""
+
+
+class BusyError(OSError):
+    """Another run does not end; its text is one clear sentence."""
 
 
 def quoted(value: str) -> str:
@@ -88,9 +99,15 @@ def confirm_purge(env: Mapping[str, str], ask: Callable[[str], str], terminal: b
     if not switch(env, "PURGE") or switch(env, "YES") or switch(env, "CHECK"):
         return
     client_id = env.get("CLIENT_ID", "")
+    if not client_id:
+        raise UsageError("PURGE=1 deletes data for good; name the client with CLIENT_ID=.")
     if not terminal:
         raise UsageError("PURGE=1 deletes data for good; without a terminal to ask at, add YES=1.")
-    if ask(f"This deletes all data of client {client_id} for good. Type its id to go on: ") != client_id:
+    try:
+        answer = ask(f"This deletes all data of client {client_id} for good. Type its id to go on: ")
+    except (EOFError, KeyboardInterrupt):
+        answer = ""
+    if answer != client_id:
         raise UsageError("That was not the client's id; nothing was touched.")
 
 
@@ -120,6 +137,43 @@ def environment(env: Mapping[str, str], root: Path) -> dict[str, str]:
     return {**env, "ANSIBLE_CONFIG": str(root / "ansible.cfg"), "LC_ALL": "C.UTF-8"}
 
 
+def hold_lock(root: str, seconds: float, what: str, lock_dir: str = "/run") -> int:
+    """Wait until no other run changes this machine below this root, and let this one, with all it starts, be the one.
+
+    A run reads, plans and applies; another one in between would apply what is outdated by then, such as a firewall
+    without the newest client. The kernel lets go of the lock when the last process of the run has ended, however it
+    ended.
+
+    Args:
+        root: The AgencyStack root.
+        seconds: How long to wait.
+        what: What this run is, for those who wait for it.
+        lock_dir: Where locks lie; nobody but root may write there.
+    """
+    name = hashlib.sha256(os.path.realpath(root).encode()).hexdigest()[:12]
+    fd = os.open(os.path.join(lock_dir, f"agency_stack-{name}.lock"), os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW, 0o600)
+    deadline = time.monotonic() + seconds
+    waiting = False
+    while True:
+        try:
+            fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            break
+        except BlockingIOError:
+            holder = os.pread(fd, 200, 0).decode(errors="replace") or "another run"
+            if time.monotonic() >= deadline:
+                raise BusyError(
+                    f"{holder} is still at work after {seconds:g} s; run again when it has ended."
+                ) from None
+            if not waiting:
+                print(f"Waiting for {holder} to end ...", file=sys.stderr, flush=True)
+            waiting = True
+            time.sleep(0.1)
+    os.ftruncate(fd, 0)
+    os.pwrite(fd, f"{what} (process {os.getpid()}, since {time.strftime('%H:%M:%S')})".encode(), 0)
+    os.set_inheritable(fd, True)
+    return fd
+
+
 def main() -> int:
     """Build the command and become it."""
     try:
@@ -132,6 +186,12 @@ def main() -> int:
     if os.environ.get("TENANCY_PRINT_ARGV") == "1":
         print(json.dumps(argv))
         return 0
+    if not os.environ.get("INVENTORY") and sys.argv[1] not in READERS and not switch(os.environ, "CHECK"):
+        try:
+            hold_lock(os.environ.get("AGENCY_ROOT") or DEFAULT_ROOT, LOCK_SECONDS, f"make {Path(sys.argv[1]).stem}")
+        except OSError as exc:
+            print(f"multi_tenancy: {exc}", file=sys.stderr)
+            return 1
     os.chdir(ROOT)
     return os.execve(argv[0], argv, environment(os.environ, ROOT))
 

@@ -13,7 +13,7 @@ from typing import Any
 from ansible.module_utils.common.arg_spec import ArgumentSpecValidator
 from ansible_collections.agency_stack.multi_tenancy.plugins.module_utils._images import BUILT_IN as BUILT_IN_IMAGES
 from ansible_collections.agency_stack.multi_tenancy.plugins.module_utils._images import reference
-from ansible_collections.agency_stack.multi_tenancy.plugins.module_utils._names import SERVICE_NAME, shown
+from ansible_collections.agency_stack.multi_tenancy.plugins.module_utils._names import NO_TEXT, SERVICE_NAME, shown
 
 # The value of `image` that stands for the image which the platform builds by itself.
 BUILT_IN = "built-in"
@@ -185,7 +185,11 @@ def check_arguments(spec: Mapping[str, Any], given: Mapping[str, Any]) -> tuple[
     """The arguments with their defaults, as Ansible checks them, and what is wrong with them, each one sentence."""
     arguments = merge({}, given)
     messages = _drop_misshapen(spec, arguments, "")
-    validated = ArgumentSpecValidator(spec).validate(arguments)
+    try:
+        validated = ArgumentSpecValidator(spec).validate(arguments)
+    except (ArithmeticError, ValueError) as exc:
+        # Ansible does not expect infinity where a whole number belongs.
+        return arguments, [*messages, _one_line(f"a number in it is none ({exc}).")]
     messages += [
         _one_line(message.replace(". Supported parameters include: ", " is not known; known are ").rstrip(".") + ".")
         for message in validated.error_messages
@@ -202,7 +206,7 @@ def _one_line(text: str) -> str:
 def _is_plain(value: Any) -> bool:
     """Whether a value can be handed to a process: text without NUL that has an encoding, or a number."""
     if isinstance(value, str):
-        return "\0" not in value and not any("\ud800" <= c <= "\udfff" for c in value)
+        return NO_TEXT.search(value) is None
     return isinstance(value, (int, float)) and abs(value) < 2**63
 
 

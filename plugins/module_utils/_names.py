@@ -43,6 +43,10 @@ SERVICE_NAME = re.compile(r"[a-z0-9](?:[a-z0-9-]{0,22}[a-z0-9])?")
 _LABEL = re.compile(r"[a-z0-9](?:[a-z0-9-]{0,61}[a-z0-9])?")
 
 
+# What has no encoding, or ends a text for the system.
+NO_TEXT = re.compile(r"[\x00\ud800-\udfff]")
+
+
 def shown(value: Any) -> str:
     """A hostile value as one short, printable, quoted piece of a sentence."""
     text = ascii(value)

@@ -19,6 +19,7 @@ from ansible_collections.agency_stack.multi_tenancy.plugins.module_utils._catalo
 )
 from ansible_collections.agency_stack.multi_tenancy.plugins.module_utils._contract import fault_of_level
 from ansible_collections.agency_stack.multi_tenancy.plugins.module_utils._names import (
+    NO_TEXT,
     canonical_domain,
     check_client_id,
     derived_domain,
@@ -264,10 +265,12 @@ def fault_of_plain(value: Any, what: str, depth: int = 8) -> str | None:
     if isinstance(value, Mapping):
         parts = [(part, f"{what}.{key}" if str(key).isidentifier() else what) for key, part in value.items()]
         keys = [(key, f"a key of {what}") for key in value]
+        if not all(isinstance(key, str) for key in value):
+            return f"A key of {what} is no text."
     elif isinstance(value, list):
         parts, keys = [(part, what) for part in value], []
     elif isinstance(value, str):
-        if "\0" in value or any("\ud800" <= c <= "\udfff" for c in value):
+        if NO_TEXT.search(value):
             return f"{what} holds NUL or half a character; use plain text."
         return None
     elif isinstance(value, (int, float)):

@@ -213,3 +213,57 @@ def test_ansible_would_template_the_same_without_the_tag(checkout: Path) -> None
     argv = [arg.replace("!unsafe ", "") for arg in play.command("playbooks/x.yml", env, checkout, BIN)]
     assert run_playbook(checkout, argv) == ["", ""]
     assert marker.exists()
+
+
+def hang_up(_question: str) -> str:
+    raise EOFError
+
+
+def interrupt(_question: str) -> str:
+    raise KeyboardInterrupt
+
+
+# Variables, at a terminal, what is typed -> whether the question is put, and what the refusal says.
+PURGES: dict[str, tuple[dict[str, str], bool, Any, bool, str | None]] = {
+    "no purge": ({"CLIENT_ID": "acme"}, True, "x", False, None),
+    "purge off": ({"CLIENT_ID": "acme", "PURGE": "0"}, True, "x", False, None),
+    "purge off without a terminal": ({"PURGE": "no"}, False, "x", False, None),
+    "id typed": ({"CLIENT_ID": "acme", "PURGE": "1"}, True, "acme", True, None),
+    "another id typed": ({"CLIENT_ID": "acme", "PURGE": "1"}, True, "acm", True, "nothing was touched"),
+    "nothing typed": ({"CLIENT_ID": "acme", "PURGE": "yes"}, True, "", True, "nothing was touched"),
+    "yes typed": ({"CLIENT_ID": "acme", "PURGE": "true"}, True, "yes", True, "nothing was touched"),
+    "upper case typed": ({"CLIENT_ID": "acme", "PURGE": "on"}, True, "ACME", True, "nothing was touched"),
+    "end of input": ({"CLIENT_ID": "acme", "PURGE": "1"}, True, hang_up, True, "nothing was touched"),
+    "interrupted": ({"CLIENT_ID": "acme", "PURGE": "1"}, True, interrupt, True, "nothing was touched"),
+    "no terminal": ({"CLIENT_ID": "acme", "PURGE": "1"}, False, "acme", False, "add YES=1"),
+    "said before": ({"CLIENT_ID": "acme", "PURGE": "1", "YES": "1"}, True, "x", False, None),
+    "said before, no terminal": ({"CLIENT_ID": "acme", "PURGE": "1", "YES": "1"}, False, "x", False, None),
+    "unsaid": ({"CLIENT_ID": "acme", "PURGE": "1", "YES": "0"}, True, "acme", True, None),
+    "only looking": ({"CLIENT_ID": "acme", "PURGE": "1", "CHECK": "1"}, False, "x", False, None),
+    "looking off": ({"CLIENT_ID": "acme", "PURGE": "1", "CHECK": "0"}, False, "x", False, "add YES=1"),
+    "nobody named, nothing typed": ({"PURGE": "1"}, True, "", False, "name the client"),
+    "nobody named": ({"PURGE": "1", "CLIENT_ID": ""}, False, "", False, "name the client"),
+    "purge mistyped": ({"CLIENT_ID": "acme", "PURGE": "ture"}, True, "acme", False, "PURGE is 'ture'"),
+    "yes mistyped": ({"CLIENT_ID": "acme", "PURGE": "1", "YES": "ja"}, True, "acme", False, "YES is 'ja'"),
+}
+
+
+@pytest.mark.parametrize(("env", "terminal", "typed", "asked", "refusal"), PURGES.values(), ids=PURGES)
+def test_data_is_deleted_only_after_the_id_was_typed(
+    env: dict[str, str], terminal: bool, typed: Any, asked: bool, refusal: str | None
+) -> None:
+    questions = []
+
+    def ask(question: str) -> str:
+        questions.append(question)
+        return str(typed(question) if callable(typed) else typed)
+
+    try:
+        play.confirm_purge(env, ask, terminal)
+    except play.UsageError as refused:
+        assert refusal is not None
+        assert refusal in str(refused)
+    else:
+        assert refusal is None
+    assert len(questions) == asked
+    assert all("all data of client acme" in question for question in questions)

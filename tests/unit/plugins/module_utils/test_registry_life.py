@@ -233,6 +233,7 @@ LIFE = st.lists(st.tuples(EDITS, st.booleans(), st.lists(NAMES, max_size=2)), ma
 
 
 @given(LIFE)
+@example([([{"client_id": "c", "state": state} for state in ("suspended", "absent")], False, [])] * 2)
 @example([([{"client_id": "a"}], False, []), ([], True, ["a", "a"])])
 @example([([{"client_id": "a"}, {"client_id": "a", "state": "absent"}], False, ["a"])])
 def test_no_life_makes_the_registry_wrong_or_changes_what_a_living_client_has(
@@ -257,8 +258,10 @@ def test_no_life_makes_the_registry_wrong_or_changes_what_a_living_client_has(
                 continue
             assert {key: states[name][key] for key in ALLOCATED} == {key: old[key] for key in ALLOCATED}
             if old["state"] == states[name]["state"] == "absent":
-                still = any(edit["client_id"] == name and edit.get("state") == "present" for edit in edits)
-                assert still or states[name]["removed_at"] == old["removed_at"]
+                cancelled = any(
+                    edit["client_id"] == name and edit.get("state") in ("present", "suspended") for edit in edits
+                )
+                assert cancelled or states[name]["removed_at"] == old["removed_at"]
         for found in after["clients"]:
             assert ("removed_at" in found) == ("removal" in found) == (found["state"] == "absent")
         for one, other in itertools.pairwise(changes):

@@ -167,7 +167,10 @@ LIFE: dict[str, tuple[dict[str, Any], list[tuple[str, str]]]] = {
     "removed with its data": ({"clients": [{"client_id": "b", "state": "absent", "data": "purge"}]}, [("update", "b")]),
     "all others removed": ({"clients": [{"client_id": "b"}], "purge": True}, [("update", "a")]),
     "everybody removed": ({"purge": True}, [("update", "a"), ("update", "b")]),
-    "a removal finished": ({"clients": [{"client_id": "b", "state": "absent"}], "forget": ["b", "a"]}, [("delete", "b")]),
+    "a removal finished": (
+        {"clients": [{"client_id": "b", "state": "absent"}], "forget": ["b", "a"]},
+        [("delete", "b")],
+    ),
 }
 
 
