@@ -263,7 +263,10 @@ def fault_of_plain(value: Any, what: str, depth: int = 8) -> str | None:
     if depth == 0:
         return f"{what} is nested too deeply."
     if isinstance(value, Mapping):
-        parts = [(part, f"{what}.{key}" if str(key).isidentifier() else what) for key, part in value.items()]
+        parts = [
+            (part, f"{what}.{key}" if str(key).isascii() and str(key).isidentifier() else what)
+            for key, part in value.items()
+        ]
         keys = [(key, f"a key of {what}") for key in value]
         if not all(isinstance(key, str) for key in value):
             return f"A key of {what} is no text."
