@@ -45,6 +45,10 @@ multi_tenancy-logs: ## Show the logs of the platform and of clients: CLIENT_ID= 
 multi_tenancy-restart: ## Restart the platform and clients, and wait until they are healthy: CLIENT_ID=
 	$(play) playbooks/restart.yml
 
+.PHONY: install_scripts
+install_scripts: ## Install the scripts on the host, which need no checkout
+	$(play) playbooks/install_scripts.yml
+
 .PHONY: add_client update_client suspend_client resume_client remove_client list_clients
 add_client: ## Add a client: CLIENT_ID= DOMAIN= ISOLATION_LEVEL= ALIASES= SERVICES= RESTORE_DATA=latest
 	$(play) playbooks/add_client.yml

@@ -347,6 +347,9 @@ class Machine:
                 run(["ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-C", "agency_stack tests", "-f", str(KEY)])
         self.run("mkdir -p -m 0700 /root/.ssh")
         self.write("/root/.ssh/authorized_keys", KEY.with_suffix(".pub").read_text(), "0600")
+        # Who comes in through this door brings no environment along, and the host needs packages of its own.
+        lent = self.lend_downloads()
+        self.write("/etc/environment", "".join(f"{name}={value}\n" for name, value in lent.items()))
         host_keys = self.run("cat /etc/ssh/ssh_host_*_key.pub").stdout.splitlines()
         address = self.address
         # Addresses are used again by later machines, whose keys replace the earlier ones.
