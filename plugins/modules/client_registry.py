@@ -18,6 +18,7 @@ description:
 extends_documentation_fragment:
   - agency_stack.multi_tenancy.attributes
   - agency_stack.multi_tenancy.platform
+  - agency_stack.multi_tenancy.registry_edit
 attributes:
   check_mode:
     support: full
@@ -26,61 +27,6 @@ attributes:
   idempotent:
     support: full
 options:
-  clients:
-    description:
-      - Clients to add or change.
-    type: list
-    elements: dict
-    default: []
-    suboptions:
-      client_id:
-        description:
-          - The client's id; 1 to 32 of C(a-z), C(0-9), C(_) and C(-), beginning and ending with a letter or digit.
-        type: str
-        required: true
-      domain:
-        description:
-          - The client's main host name, optionally beginning with C(*.). International names are stored as A-labels.
-          - The default for a new client is its id, C(_) written as C(-), below the C(root_domain) of O(config).
-        type: str
-      aliases:
-        description:
-          - Further host names.
-        type: list
-        elements: str
-      isolation_level:
-        description:
-          - How the client is separated from the others. The default for a new client is that of O(config).
-          - V(soft) and V(hard) are refused until their contracts are complete.
-        type: str
-      state:
-        description:
-          - V(present) clients are served.
-          - V(suspended) clients keep everything, but their services do not run and visitors get status 503.
-          - V(absent) marks a client for removal; the entry itself is dropped with O(forget), when nothing else is left.
-          - A new client is V(present) unless named otherwise.
-        type: str
-        choices:
-          - present
-          - suspended
-          - absent
-      data:
-        description:
-          - With O(clients[].state=absent), whether the client's folder is kept below
-            C(<root>/multi_tenancy/removed/) or deleted. The default is V(keep).
-        type: str
-        choices:
-          - keep
-          - purge
-      protected:
-        description:
-          - Whether the client's removal is refused.
-        type: bool
-      services:
-        description:
-          - Names of services of the catalog, each with the keys in which the client's differs from it.
-          - The default for a new client is C(client_services) of O(config).
-        type: dict
   config:
     description:
       - The platform's effective settings, as M(agency_stack.multi_tenancy.platform_config) returns them.

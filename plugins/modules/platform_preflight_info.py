@@ -13,10 +13,11 @@ author:
 description:
   - Reads the settings, the host and the registry in one task, and checks an edit of the clients against them.
   - Fails with everything that is wrong with the host or the edit at once. Touches nothing.
-  - Returns what the modules that follow need.
+  - Returns what the modules that follow need. When no client is named, the default client is the one that must exist.
 extends_documentation_fragment:
   - agency_stack.multi_tenancy.attributes
   - agency_stack.multi_tenancy.platform
+  - agency_stack.multi_tenancy.registry_edit
   - agency_stack.multi_tenancy.engine
 attributes:
   check_mode:
@@ -37,62 +38,6 @@ options:
       - As for M(agency_stack.multi_tenancy.platform_config).
     type: dict
     default: {}
-  clients:
-    description:
-      - Clients to add or change, as for M(agency_stack.multi_tenancy.client_registry).
-      - Without any, the default client is the one that must exist, and all clients are selected.
-    type: list
-    elements: dict
-    default: []
-    suboptions:
-      client_id:
-        description:
-          - The client's id; 1 to 32 of C(a-z), C(0-9), C(_) and C(-), beginning and ending with a letter or digit.
-        type: str
-        required: true
-      domain:
-        description:
-          - The client's main host name, optionally beginning with C(*.). International names are stored as A-labels.
-          - The default for a new client is its id, C(_) written as C(-), below the C(root_domain) of the settings.
-        type: str
-      aliases:
-        description:
-          - Further host names.
-        type: list
-        elements: str
-      isolation_level:
-        description:
-          - How the client is separated from the others. The default for a new client is that of the settings.
-          - V(soft) and V(hard) are refused until their contracts are complete.
-        type: str
-      state:
-        description:
-          - V(present) clients are served.
-          - V(suspended) clients keep everything, but their services do not run and visitors get status 503.
-          - V(absent) marks a client for removal; the entry itself is dropped at its end, when nothing else is left.
-          - A new client is V(present) unless named otherwise.
-        type: str
-        choices:
-          - present
-          - suspended
-          - absent
-      data:
-        description:
-          - With O(clients[].state=absent), whether the client's folder is kept below
-            C(<root>/multi_tenancy/removed/) or deleted. The default is V(keep).
-        type: str
-        choices:
-          - keep
-          - purge
-      protected:
-        description:
-          - Whether the client's removal is refused.
-        type: bool
-      services:
-        description:
-          - Names of services of the catalog, each with the keys in which the client's differs from it.
-          - The default for a new client is C(client_services) of the settings.
-        type: dict
 """
 
 EXAMPLES = r"""
