@@ -159,6 +159,15 @@ def docker(*arguments: str) -> str:
     return done.stdout
 
 
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Leave the long campaigns to `make test-full`, which sets TENANCY_FULL."""
+    if os.environ.get("TENANCY_FULL"):
+        return
+    long = [item for item in items if item.get_closest_marker("long")]
+    config.hook.pytest_deselected(items=long)
+    items[:] = [item for item in items if item not in long]
+
+
 @pytest.fixture(scope="module")
 def platform(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Platform]:
     """An empty platform with its own settings."""

@@ -85,6 +85,7 @@ def test_client_is_added_online_and_the_toolbox_stays(platform: Platform) -> Non
     assert platform.run(client_id="one").ok().changed == 0
 
 
+@pytest.mark.long
 def test_values_of_the_environment_are_no_options(platform: Platform) -> None:
     outcome = script(platform, "suspend_client", "--client-id", "two", "--check", CLIENT_ID="one", DOMAIN="x.test")
     assert "Client two" in outcome.ok().text
@@ -100,6 +101,7 @@ def test_list_is_a_table_or_the_registrys_list(platform: Platform) -> None:
     assert listed["clients"] == list(platform.registry().values())
 
 
+@pytest.mark.long
 def test_alias_is_added(platform: Platform) -> None:
     ids = platform.containers()
     script(platform, "update_client", "--client-id", "two", "--aliases", "www.two.example.com").ok()
@@ -176,6 +178,7 @@ def test_list_of_500_clients_is_there_at_once(platform: Platform) -> None:
     assert took < 1.5
 
 
+@pytest.mark.long
 def test_interrupted_installation_is_repaired(platform: Platform) -> None:
     place = platform.root / "multi_tenancy" / "toolbox"
     version = os.readlink(place / "current")
@@ -192,6 +195,7 @@ def test_interrupted_installation_is_repaired(platform: Platform) -> None:
     script(platform, "status").ok()
 
 
+@pytest.mark.long
 def test_without_packages_the_installation_fails_in_one_sentence(platform: Platform) -> None:
     place = platform.root / "multi_tenancy" / "toolbox"
     (venv,) = place.glob("venv-*")
@@ -223,6 +227,7 @@ def test_many_at_once_are_all_served(platform: Platform) -> None:
     assert platform.run(client_id="one").ok().changed == 0
 
 
+@pytest.mark.long
 def test_wait_for_another_run_ends(platform: Platform) -> None:
     first = start(platform, "add_client", "--client-id", "slow")
     try:
