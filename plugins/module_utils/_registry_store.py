@@ -52,7 +52,7 @@ def _parse(text: str, path: str) -> dict[str, Any]:
         return check_document(document, path)
     except (ValueError, RecursionError) as exc:
         at = f" at line {exc.lineno}, column {exc.colno}" if isinstance(exc, json.JSONDecodeError) else ""
-        why = f" ({exc})" if type(exc) is ValueError else ""
+        why = f" ({exc})" if isinstance(exc, ValueError) and not at else ""
         raise TenancyError(f"{path} is damaged{at}{why}; it was left as it is: restore it from a copy.") from exc
 
 
