@@ -59,13 +59,16 @@ class NetworkSpec:
         }
 
 
-def plan_networks(wanted: Sequence[NetworkSpec], actual: Iterable[Mapping[str, Any]], platform: str) -> list[Change]:
+def plan_networks(
+    wanted: Sequence[NetworkSpec], actual: Iterable[Mapping[str, Any]], platform: str, force: bool = False
+) -> list[Change]:
     """Compare wanted networks with the engine's list.
 
     Args:
         wanted: Networks that must exist.
         actual: The engine's list of networks, as its API gives it.
         platform: The platform's name prefix; a network that carries another one's label, or none, is foreign.
+        force: Whether networks that are as wanted are made anew as well.
     """
     by_name = {network["Name"]: network for network in actual}
     changes = []
@@ -78,7 +81,7 @@ def plan_networks(wanted: Sequence[NetworkSpec], actual: Iterable[Mapping[str, A
         if labels.get(LABEL_PLATFORM) != platform:
             # Not ours to remove: the applier refuses, for this client alone.
             changes.append(_change("create", spec, read_network(network)))
-        elif labels.get(LABEL_SPEC) != spec.hash or read_network(network) != spec.shown():
+        elif force or labels.get(LABEL_SPEC) != spec.hash or read_network(network) != spec.shown():
             changes.append(_change("recreate", spec, read_network(network) | {"id": network["Id"]}))
     return changes
 

@@ -49,6 +49,7 @@ class ContainerSpec:
         stop_timeout: Seconds between the signal and the kill.
         healthcheck: test (as Compose writes it), interval, timeout and start_period (nanoseconds), retries; or None.
         start_first: Whether a new container comes up beside the old one, which is stopped only then.
+        networks: Name and IPv4 subnet of each further network, in which an address is pinned as well.
     """
 
     name: str
@@ -73,11 +74,13 @@ class ContainerSpec:
     stop_timeout: int = 10
     healthcheck: Mapping[str, Any] | None = None
     start_first: bool = False
+    networks: Sequence[tuple[str, str]] = ()
 
     @property
     def hash(self) -> str:
         """SHA-256 of the canonical specification: an equal label on a container means that it is as wanted."""
-        return spec_hash(asdict(self))
+        # Without the key where it says nothing, so that containers of one network keep the hash that they have.
+        return spec_hash({key: value for key, value in asdict(self).items() if key != "networks" or value})
 
     def shown(self) -> dict[str, Any]:
         """As the diff shows it: values of the environment are left out, they may be secrets."""
@@ -189,6 +192,8 @@ def plan_stacks(
     actual: Iterable[ContainerState],
     clients: Iterable[str | None],
     restart: bool = False,
+    force: bool = False,
+    routed: Mapping[str, Mapping[str, str]] | None = None,
 ) -> StackPlan:
     """Compare wanted containers with the engine's.
 
@@ -197,6 +202,9 @@ def plan_stacks(
         actual: The platform's containers, as the engine lists them.
         clients: Whose containers are in question; those of others are left alone. None stands for the platform.
         restart: Whether containers that run as wanted are started anew.
+        force: Whether containers that are as wanted are replaced as well; does nothing to a restart.
+        routed: Address of each service by client to which the routes lead. Where two containers are as wanted, and both
+            serve, the one there stays.
     """
     in_question = set(clients)
     by_service: dict[tuple[str | None, str], list[ContainerState]] = {}
@@ -209,21 +217,27 @@ def plan_stacks(
     plan = StackPlan([], [], {})
     for spec in wanted:
         states = by_service.pop((spec.client_id, spec.service), [])
-        _plan_service(plan, spec, states, used.setdefault(spec.network, set()), restart)
+        ranked = as_wanted(spec, states, (routed or {}).get(spec.client_id or "", {}).get(spec.service))
+        if restart:
+            # A restart replaces nothing, since no route follows it: what is not as wanted is started anew as it is.
+            ranked = ranked or sorted(states, key=lambda state: not state.serves)
+            states = ranked[:1]
+        elif force:
+            ranked = []
+        _plan_service(plan, spec, states, ranked[0] if ranked else None, used.setdefault(spec.network, set()), restart)
     for states in by_service.values():
         plan.removals.extend(_removal(state) for state in states)
     return plan
 
 
 def _plan_service(
-    plan: StackPlan, spec: ContainerSpec, states: Sequence[ContainerState], used: set[str], restart: bool
+    plan: StackPlan,
+    spec: ContainerSpec,
+    states: Sequence[ContainerState],
+    keep: ContainerState | None,
+    used: set[str],
+    restart: bool,
 ) -> None:
-    keep = next(iter(as_wanted(spec, states)), None)
-    if restart:
-        # A restart replaces nothing, since no route follows it: what is not as wanted is started anew as it is.
-        keep = keep or next(iter(sorted(states, key=lambda state: not state.serves)), None)
-        if keep is not None:
-            states = [keep]
     olds = [state for state in states if state is not keep]
     if keep is not None:
         address = keep.addresses.get(spec.network)
@@ -234,7 +248,7 @@ def _plan_service(
             start = Start(spec, address, name, keep, olds, restart=restart and keep.state == "running")
             plan.starts.append(_start("update", spec, start, {"state": keep.state, "health": keep.health}))
     else:
-        address = _free_address(spec, used)
+        address = _freed_address(spec, olds) or _free_address(spec, used)
         names = {state.name for state in states}
         name = next(n for n in (spec.name, *(f"{spec.name}.next{i or ''}" for i in range(99))) if n not in names)
         before = olds[0].shown() if olds else None
@@ -258,8 +272,14 @@ def _plan_service(
         plan.backends.setdefault(spec.client_id, {})[spec.service] = address
 
 
-def as_wanted(spec: ContainerSpec, states: Iterable[ContainerState]) -> list[ContainerState]:
-    """Those containers that are as wanted, the best first: one that serves before one that does not."""
+def as_wanted(spec: ContainerSpec, states: Iterable[ContainerState], routed: str | None = None) -> list[ContainerState]:
+    """Those containers that are as wanted, the best first: one that serves before one that does not.
+
+    Args:
+        spec: What is wanted.
+        states: The containers of the service.
+        routed: The address to which the route leads, if it is known: whoever serves there comes first.
+    """
     fitting = [
         state
         for state in states
@@ -267,7 +287,15 @@ def as_wanted(spec: ContainerSpec, states: Iterable[ContainerState]) -> list[Con
         and state.state not in ("dead", "removing")
         and (spec.subnet is None or spec.network in state.addresses)
     ]
-    return sorted(fitting, key=lambda state: (not state.serves, state.health != "healthy", state.name != spec.name))
+    return sorted(
+        fitting,
+        key=lambda state: (
+            not state.serves,
+            routed is not None and state.addresses.get(spec.network) != routed,
+            state.health != "healthy",
+            state.name != spec.name,
+        ),
+    )
 
 
 def serving_backends(actual: Iterable[ContainerState], clients: Mapping[str, str]) -> dict[str, dict[str, str]]:
@@ -284,6 +312,19 @@ def serving_backends(actual: Iterable[ContainerState], clients: Mapping[str, str
         if state.client_id is not None and address is not None and state.serves:
             backends.setdefault(state.client_id, {}).setdefault(state.service, address)
     return backends
+
+
+def _freed_address(spec: ContainerSpec, olds: Sequence[ContainerState]) -> str | None:
+    """The address that becomes free before the new container starts: its route need not be moved then.
+
+    A service that is stopped first is away only until the new container serves, however many clients are done in
+    between.
+    """
+    if spec.start_first or spec.subnet is None:
+        return None
+    subnet = ipaddress.IPv4Network(spec.subnet)
+    freed = [state.addresses.get(spec.network) for state in sorted(olds, key=lambda state: not state.serves)]
+    return next((address for address in freed if address and ipaddress.IPv4Address(address) in subnet), None)
 
 
 def _free_address(spec: ContainerSpec, used: set[str]) -> str | None:

@@ -108,10 +108,7 @@ class StackApplier:
         container_id = self._create(start) if start.existing is None else start.existing.id
         try:
             if not spec.start_first:
-                for old in start.olds:
-                    if old.state in _ALIVE:
-                        with engine_errors(f"Stopping container {old.name}"):
-                            self.client.stop(old.id, timeout=spec.stop_timeout)
+                self._stop(spec, start.olds)
             with engine_errors(f"Starting container {start.name}"):
                 if start.restart:
                     self.client.restart(container_id, timeout=spec.stop_timeout)
@@ -133,11 +130,20 @@ class StackApplier:
             finally:
                 self.undo()
                 if earlier is not None and not (spec.start_first and earlier.state in _ALIVE):
+                    # One that an interrupted run left may be at its address.
+                    rivals = [old for old in start.olds if old is not earlier and old.addresses == earlier.addresses]
+                    self._stop(spec, rivals)
                     with engine_errors(f"Starting the earlier container {earlier.name} again"):
                         self.client.start(earlier.id)
             if isinstance(exc, TenancyError) and earlier is not None:
                 raise TenancyError(f"{exc} The earlier container was kept.") from exc
             raise
+
+    def _stop(self, spec: ContainerSpec, states: Sequence[ContainerState]) -> None:
+        for state in states:
+            if state.state in _ALIVE:
+                with engine_errors(f"Stopping container {state.name}"):
+                    self.client.stop(state.id, timeout=spec.stop_timeout)
 
     def _create(self, start: Start) -> str:
         spec = start.spec

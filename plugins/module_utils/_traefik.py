@@ -175,19 +175,22 @@ def routed_addresses(text: str | None) -> dict[str, list[str]]:
         return {}
 
 
-def plan_routes(wanted: Sequence[ClientRoutes], actual: Mapping[str, str], gone: Sequence[str] = ()) -> list[Change]:
+def plan_routes(
+    wanted: Sequence[ClientRoutes], actual: Mapping[str, str], gone: Sequence[str] = (), force: bool = False
+) -> list[Change]:
     """Compare the wanted files with those that are there.
 
     Args:
         wanted: Clients with routes.
         actual: Text of the present files by client id.
         gone: Clients that must have no file.
+        force: Whether files that are as wanted are written again.
     """
     changes = []
     for client in wanted:
         text = render(client)
         before = actual.get(client.client_id)
-        if text != before:
+        if force or text != before:
             changes.append(
                 Change(
                     action="create" if before is None else "update",

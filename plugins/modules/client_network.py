@@ -13,8 +13,10 @@ author:
 description:
   - Gives each client a bridge network of its own, with the subnet of its registry entry and a bridge name that the
     platform's firewall table knows.
-  - A network that differs from what is wanted is made anew; the platform's own containers on it are removed and made
-    again by M(agency_stack.multi_tenancy.client_stack), those of others are disconnected.
+  - A network that differs from what is wanted is made anew. The client's containers run on and are connected to the new
+    one at their addresses; those for which this cannot be done are made anew by
+    M(agency_stack.multi_tenancy.client_stack), as it does with all that are cut off. Containers of others are
+    disconnected.
 extends_documentation_fragment:
   - agency_stack.multi_tenancy.attributes
   - agency_stack.multi_tenancy.platform
@@ -26,7 +28,8 @@ attributes:
   diff_mode:
     support: full
   idempotent:
-    support: full
+    support: partial
+    details: O(force=true) makes anew each time.
 options:
   state:
     description:
@@ -37,6 +40,13 @@ options:
       - present
       - absent
     default: present
+  force:
+    description:
+      - With O(state=present), whether networks that are as wanted are made anew as well.
+      - A client's containers are out of reach meanwhile, for a second or two, and their open connections end. The
+        networks of clients that O(clients) does not name are not touched.
+    type: bool
+    default: false
 """
 
 EXAMPLES = r"""
@@ -67,6 +77,7 @@ failures:
   sample: []
 """
 
+import contextlib
 from typing import Any
 
 from ansible.module_utils.basic import AnsibleModule
@@ -84,6 +95,7 @@ from ansible_collections.agency_stack.multi_tenancy.plugins.module_utils._networ
 )
 from ansible_collections.agency_stack.multi_tenancy.plugins.module_utils._plan import Change, TenancyError
 from ansible_collections.agency_stack.multi_tenancy.plugins.module_utils._runner import converge, finish, guarded
+from ansible_collections.agency_stack.multi_tenancy.plugins.module_utils._stack import ContainerState, read_container
 from ansible_collections.agency_stack.multi_tenancy.plugins.module_utils._tenant import network
 
 # Docker makes networks one after the other under a lock of its own; more threads gain nothing.
@@ -91,25 +103,52 @@ WORKERS = 2
 
 
 def apply_network(client: Any, change: Change, platform: str) -> None:
-    """Make a network, make it anew, or remove it with what hangs on it."""
+    """Make a network, make it anew under the client's containers, or remove it with what hangs on it."""
     spec: NetworkSpec = change.payload
     if change.action == "create" and change.before is not None:
         raise TenancyError(f"A network named {spec.name} exists and is not of this platform; remove or rename it.")
-    with engine_errors(f"Removing what hangs on network {spec.name}"):
-        # Also those that are stopped: they know the earlier network by its id and could never start again.
-        labels = [f"{LABEL_PLATFORM}={platform}", f"{LABEL_CLIENT}={spec.client_id}"]
-        for container in client.containers(all=True, filters={"label": labels}):
-            if spec.name in container["NetworkSettings"]["Networks"]:
-                client.remove_container(container["Id"], v=True, force=True)
-        if change.action in ("recreate", "delete"):
-            for container_id in client.inspect_network(spec.name).get("Containers") or {}:
-                client.disconnect_container_from_network(container_id, spec.name, force=True)
-            client.remove_network(spec.name)
-    if change.action == "delete":
-        return
-    with engine_errors(f"Creating network {spec.name}"):
-        pool = {"Subnet": spec.subnet, "Gateway": spec.gateway}
-        client.create_network(**spec.request(), ipam={"Driver": "default", "Config": [pool]})
+    moved: list[ContainerState] = []
+    try:
+        with engine_errors(f"Removing what hangs on network {spec.name}"):
+            # Also those that are stopped: they know the earlier network by its id and could never start again.
+            labels = [f"{LABEL_PLATFORM}={platform}", f"{LABEL_CLIENT}={spec.client_id}"]
+            for container in client.containers(all=True, filters={"label": labels}):
+                if spec.name not in container["NetworkSettings"]["Networks"]:
+                    continue
+                if change.action == "recreate" and disconnect(client, container["Id"], spec.name):
+                    moved.append(read_container(container))
+                else:
+                    client.remove_container(container["Id"], v=True, force=True)
+            if change.action in ("recreate", "delete"):
+                for container_id in client.inspect_network(spec.name).get("Containers") or {}:
+                    client.disconnect_container_from_network(container_id, spec.name, force=True)
+                client.remove_network(spec.name)
+        if change.action != "delete":
+            with engine_errors(f"Creating network {spec.name}"):
+                pool = {"Subnet": spec.subnet, "Gateway": spec.gateway}
+                client.create_network(**spec.request(), ipam={"Driver": "default", "Config": [pool]})
+    finally:
+        # Also to the earlier network, when it could not be removed.
+        for state in moved:
+            connect(client, state, spec.name)
+
+
+def disconnect(client: Any, container_id: str, network_name: str) -> bool:
+    """Take a container off a network; False when the engine refuses, as for one that is about to start again."""
+    try:
+        with engine_errors("Disconnecting"):
+            client.disconnect_container_from_network(container_id, network_name, force=True)
+    except TenancyError:
+        return False
+    return True
+
+
+def connect(client: Any, state: ContainerState, network_name: str) -> None:
+    """Put a container on a network at the address that it had; one that the engine refuses stays without."""
+    with contextlib.suppress(TenancyError), engine_errors("Connecting"):
+        client.connect_container_to_network(
+            state.id, network_name, ipv4_address=state.addresses.get(network_name), aliases=[state.service]
+        )
 
 
 def run(module: AnsibleModule) -> None:
@@ -120,8 +159,10 @@ def run(module: AnsibleModule) -> None:
     engine = connect_for(module, params["docker_host"])
     with engine_errors("Listing the networks"):
         actual = engine.networks() if engine else []
-    plan = plan_networks if params["state"] == "present" else plan_network_removal
-    changes = plan(wanted, actual, platform)
+    if params["state"] == "present":
+        changes = plan_networks(wanted, actual, platform, params["force"])
+    else:
+        changes = plan_network_removal(wanted, actual, platform)
     result = converge(
         module, changes, lambda change: apply_network(engine, change, platform), params["log_dir"], WORKERS
     )
@@ -130,7 +171,10 @@ def run(module: AnsibleModule) -> None:
 
 def main() -> None:
     """Run the module."""
-    module = AnsibleModule(argument_spec={**CLIENTS_SPEC, **ENGINE_SPEC, **STATE_SPEC}, supports_check_mode=True)
+    module = AnsibleModule(
+        argument_spec={**CLIENTS_SPEC, **ENGINE_SPEC, **STATE_SPEC, "force": {"type": "bool", "default": False}},
+        supports_check_mode=True,
+    )
     guarded(module, lambda: run(module))
 
 

@@ -15,7 +15,8 @@ description:
     until their health checks succeed.
   - The SHA-256 of a container's whole specification is a label on it; an equal label means nothing to do.
   - A container that differs is replaced. With C(deploy.update_config.order) V(start-first) the new one comes up beside
-    the old one. When the new one does not become healthy, the old one goes on serving.
+    the old one. With V(stop-first) it takes the old one's place and address. When the new one does not become healthy,
+    the old one goes on serving.
 extends_documentation_fragment:
   - agency_stack.multi_tenancy.attributes
   - agency_stack.multi_tenancy.platform
@@ -28,13 +29,14 @@ attributes:
     support: full
   idempotent:
     support: partial
-    details: O(state=restarted) restarts each time.
+    details: O(state=restarted) restarts each time, O(force=true) makes anew each time.
 options:
   superseded:
     description:
       - What happens to containers that the wanted ones replace, and to those that nothing wants any more.
       - V(remove) removes them as soon as the new ones are healthy.
-      - V(keep) leaves them, so that routes can be moved first; RV(superseded) says how many there are.
+      - V(keep) leaves them, so that routes can be moved first; RV(superseded) says how many there are. A second task
+        with V(remove), with O(backends) and without O(force), removes them then.
     type: str
     choices:
       - keep
@@ -49,6 +51,21 @@ options:
       - present
       - restarted
     default: present
+  force:
+    description:
+      - Whether containers that are as wanted are made anew as well, by the same rules as those that differ. It does
+        nothing with O(state=restarted).
+      - A service that starts first is not away for a moment; one that stops first is away for as long as it takes to
+        stop, to start and to become healthy, some seconds. Containers of clients that O(clients) does not name are not
+        touched.
+    type: bool
+    default: false
+  backends:
+    description:
+      - Address of each service by client to which routes lead now, as this module returned them. Of two containers that
+        are as wanted, the one there stays.
+    type: dict
+    default: {}
   health_timeout:
     description:
       - Seconds that a container has to become healthy; the default is that of O(config).
@@ -68,6 +85,12 @@ EXAMPLES = r"""
     clients: "{{ registry.clients }}"
     superseded: keep
   register: stack
+
+- name: Remove the old containers after the routes were moved
+  agency_stack.multi_tenancy.client_stack:
+    config: "{{ platform.config }}"
+    clients: "{{ registry.clients }}"
+    backends: "{{ stack.backends }}"
 """
 
 RETURN = r"""
@@ -123,7 +146,14 @@ def run(module: AnsibleModule) -> None:
     labels = {LABEL_PLATFORM: config["name_prefix"]}
     actual = list_containers(engine, labels) if engine else []
     wanted = [spec for client in clients for spec in containers(client, config, layout)]
-    plan = plan_stacks(wanted, actual, [c["client_id"] for c in clients], params["state"] == "restarted")
+    plan = plan_stacks(
+        wanted,
+        actual,
+        [client["client_id"] for client in clients],
+        params["state"] == "restarted",
+        params["force"],
+        params["backends"],
+    )
     # In check mode the whole plan is told, although a run does it in two steps.
     removals = plan.removals if params["superseded"] == "remove" or module.check_mode else []
     applier = StackApplier(engine, params["health_timeout"] or config["health_timeout"])
@@ -146,6 +176,8 @@ def main() -> None:
             **ENGINE_SPEC,
             "superseded": {"type": "str", "choices": ["keep", "remove"], "default": "remove"},
             "state": {"type": "str", "choices": ["present", "restarted"], "default": "present"},
+            "force": {"type": "bool", "default": False},
+            "backends": {"type": "dict", "default": {}},
             "health_timeout": {"type": "int"},
         },
         supports_check_mode=True,

@@ -28,7 +28,7 @@ attributes:
     support: full
   idempotent:
     support: partial
-    details: O(state=restarted) restarts each time.
+    details: O(state=restarted) restarts each time, O(force=true) makes anew each time.
 options:
   config:
     description:
@@ -44,6 +44,13 @@ options:
       - present
       - restarted
     default: present
+  force:
+    description:
+      - Whether Traefik's static configuration and the container are made anew although they are as wanted. The
+        container is not with O(state=restarted).
+      - The edge, and with it every client, is away until the new one serves, for a second or two.
+    type: bool
+    default: false
 """
 
 EXAMPLES = r"""
@@ -115,16 +122,15 @@ def run(module: AnsibleModule) -> None:
     )
     path = layout.base("traefik", "traefik.yml")
     before, after = read_text(path), static_config(config)
-    if before != after:
+    if params["force"] or before != after:
         changes.append(
             Change("create" if before is None else "update", "edge configuration", path, before, after, payload=after)
         )
     spec = container(config, layout, read_port_start())
     engine = connect_for(module, params["docker_host"])
     labels = {LABEL_PLATFORM: config["name_prefix"], LABEL_COMPONENT: "edge"}
-    plan = plan_stacks(
-        [spec], list_containers(engine, labels) if engine else [], [None], params["state"] == "restarted"
-    )
+    actual = list_containers(engine, labels) if engine else []
+    plan = plan_stacks([spec], actual, [None], params["state"] == "restarted", params["force"])
 
     def restore_configuration() -> None:
         # Traefik reads it when it starts: the earlier edge needs the earlier one.
@@ -154,6 +160,7 @@ def main() -> None:
             **ENGINE_SPEC,
             "config": {"type": "dict", "required": True},
             "state": {"type": "str", "choices": ["present", "restarted"], "default": "present"},
+            "force": {"type": "bool", "default": False},
         },
         supports_check_mode=True,
     )

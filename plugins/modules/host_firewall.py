@@ -51,9 +51,21 @@ options:
       - Traffic within each of them is allowed; this matters on hosts where the kernel shows bridged packets to the
         firewall (C(br_netfilter), which the engine loads). All other rules go by O(bridge_prefix), so that a bridge
         that is not listed here is closed, not open.
+      - With O(registry) they are used in check mode alone.
     type: list
     elements: str
     default: []
+  registry:
+    description:
+      - Path of the registry C(clients.json), from which the bridges of its clients are taken instead of O(bridges). Its
+        lock is held until the table is replaced, so that of several runs at once the last one has seen all clients.
+      - In check mode it is not read, because it does not hold the clients that the same run would add.
+    type: path
+  lock_timeout:
+    description:
+      - Seconds to wait for another run that holds the lock of O(registry).
+    type: int
+    default: 60
   uplinks:
     description:
       - Bridges that lead out of the host, such as C(br0) on a host of virtual machines. Containers may send through
@@ -114,6 +126,13 @@ EXAMPLES = r"""
       - mt-beta
     clients_reach_edge: true
 
+- name: Allow the traffic within the bridge of each client of the registry
+  agency_stack.multi_tenancy.host_firewall:
+    path: /opt/agency_stack/multi_tenancy/firewall.nft
+    registry: /opt/agency_stack/multi_tenancy/clients.json
+    # What the registry will say, for check mode.
+    bridges: "{{ registry.bridges }}"
+
 - name: Remove the table, its file and its unit
   agency_stack.multi_tenancy.host_firewall:
     path: /opt/agency_stack/multi_tenancy/firewall.nft
@@ -165,7 +184,10 @@ uplinks:
   sample: []
 """
 
+from collections.abc import Sequence
+
 from ansible.module_utils.basic import AnsibleModule
+from ansible_collections.agency_stack.multi_tenancy.plugins.module_utils._files import locked
 from ansible_collections.agency_stack.multi_tenancy.plugins.module_utils._firewall import (
     State,
     boot_unit,
@@ -182,16 +204,30 @@ from ansible_collections.agency_stack.multi_tenancy.plugins.module_utils._nft im
     wanted_firewall,
 )
 from ansible_collections.agency_stack.multi_tenancy.plugins.module_utils._plan import TenancyError
+from ansible_collections.agency_stack.multi_tenancy.plugins.module_utils._registry_store import load
 from ansible_collections.agency_stack.multi_tenancy.plugins.module_utils._runner import converge, finish, guarded
+from ansible_collections.agency_stack.multi_tenancy.plugins.module_utils._tenant import bridge_names
 
 
 def run(module: AnsibleModule) -> None:
+    """Keep the firewall, under the registry's lock when the bridges are taken from there."""
+    params = module.params
+    registry = params["registry"]
+    if registry is None or module.check_mode or params["state"] == "absent":
+        keep(module, params["bridges"])
+        return
+    with locked(registry + ".lock", params["lock_timeout"]):
+        names = {"name_prefix": params["bridge_prefix"].removesuffix("-")}
+        keep(module, bridge_names(load(registry)["clients"], names))
+
+
+def keep(module: AnsibleModule, bridges: Sequence[str]) -> None:
     """Compare, plan and apply."""
     params = module.params
     present = params["state"] == "present"
     host = Host(params["table"], params["path"])
     edge_ports = params["edge_ports"] if params["clients_reach_edge"] else []
-    firewall = wanted_firewall(host, params["bridge_prefix"], params["bridges"], edge_ports, params["uplinks"])
+    firewall = wanted_firewall(host, params["bridge_prefix"], bridges, edge_ports, params["uplinks"])
     if present and host.nft is None and not module.check_mode:
         raise TenancyError("nft is not installed, so no client can be isolated; install the package nftables.")
     wanted = State()
@@ -228,6 +264,8 @@ def main() -> None:
             "table": {"type": "str", "default": "agency_stack"},
             "bridge_prefix": {"type": "str", "default": "mt-"},
             "bridges": {"type": "list", "elements": "str", "default": []},
+            "registry": {"type": "path"},
+            "lock_timeout": {"type": "int", "default": 60},
             "uplinks": {"type": "list", "elements": "str"},
             "clients_reach_edge": {"type": "bool", "default": False},
             "edge_ports": {"type": "list", "elements": "int", "default": [80, 443]},

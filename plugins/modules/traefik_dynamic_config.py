@@ -26,7 +26,8 @@ attributes:
   diff_mode:
     support: full
   idempotent:
-    support: full
+    support: partial
+    details: O(force=true) writes each time.
 options:
   backends:
     description:
@@ -34,6 +35,11 @@ options:
       - The route of a client without any address is left as it is.
     type: dict
     required: true
+  force:
+    description:
+      - Whether files that are as wanted are written and confirmed as well. No request fails meanwhile.
+    type: bool
+    default: false
   confirm_timeout:
     description:
       - Seconds until the edge must serve a change; V(0) does not ask.
@@ -253,7 +259,8 @@ def run(module: AnsibleModule) -> None:
                 wanted.append(client_routes(client, config, layout, backends))
             except TenancyError as exc:
                 refused.append({"client_id": client_id, "msg": f"Client {client_id}: {exc}"})
-    result = converge(module, plan_routes(wanted, actual, gone), applier.apply, params["log_dir"])
+    changes = plan_routes(wanted, actual, gone, params["force"])
+    result = converge(module, changes, applier.apply, params["log_dir"])
     result["failures"] += refused
     if not module.check_mode:
         unwritten = {failure["client_id"] for failure in result["failures"]}
@@ -272,6 +279,7 @@ def main() -> None:
         argument_spec={
             **CLIENTS_SPEC,
             "backends": {"type": "dict", "required": True},
+            "force": {"type": "bool", "default": False},
             "confirm_timeout": {"type": "int", "default": 15},
         },
         supports_check_mode=True,

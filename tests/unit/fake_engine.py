@@ -39,6 +39,7 @@ class FakeEngine(docker.APIClient):
         self._general_configs = {}
         self.networks_by_id: dict[str, dict[str, Any]] = {}
         self.containers_by_id: dict[str, dict[str, Any]] = {}
+        self.volume_labels: dict[str, dict[str, str] | None] = {}
         self.execs: dict[str, tuple[str, bool]] = {}
         self.local_images: set[str] = set()
         self.registry: set[str] = set()
@@ -64,9 +65,25 @@ class FakeEngine(docker.APIClient):
         self._called("images")
         return [{"Id": f"sha256:{name}", "RepoTags": [name], "RepoDigests": None} for name in sorted(self.local_images)]
 
-    def networks(self) -> list[dict[str, Any]]:
+    def networks(self, filters: Mapping[str, Any] | None = None) -> list[dict[str, Any]]:
         self._called("networks")
-        return [copy.deepcopy(network) for network in list(self.networks_by_id.values())]
+        wanted = wanted_labels(filters)
+        return [
+            copy.deepcopy(network)
+            for network in list(self.networks_by_id.values())
+            if all_in(wanted, network["Labels"] or {})
+        ]
+
+    def volumes(self, filters: Mapping[str, Any] | None = None) -> dict[str, Any]:
+        self._called("volumes")
+        wanted = wanted_labels(filters)
+        found = [
+            {"Name": name, "Driver": "local", "Labels": labels and dict(labels)}
+            for name, labels in self.volume_labels.items()
+            if all_in(wanted, labels or {})
+        ]
+        # As the real one: null instead of an empty list.
+        return {"Volumes": found or None, "Warnings": None}
 
     def inspect_network(self, net_id: str) -> dict[str, Any]:
         self._called("inspect_network", net_id)
@@ -84,8 +101,7 @@ class FakeEngine(docker.APIClient):
         filters: Mapping[str, list[str]] | None = None,
     ) -> list[dict[str, Any]]:
         self._called("containers", all)
-        wanted = dict(label.split("=", 1) for label in (filters or {}).get("label", []))
-        assert set(filters or {}) <= {"label"}
+        wanted = wanted_labels(filters)
         return [
             self._listed(container)
             for container in reversed(list(self.containers_by_id.values()))
@@ -158,6 +174,22 @@ class FakeEngine(docker.APIClient):
         found, network = self._container(container), self._network(net_id)
         del found["Endpoints"][network["Name"]]
         del found["NetworkIds"][network["Name"]]
+        self.after_call()
+
+    def connect_container_to_network(
+        self, container: str, net_id: str, ipv4_address: str | None = None, aliases: list[str] | None = None
+    ) -> None:
+        self._called("connect", container, net_id)
+        found, network = self._container(container), self._network(net_id)
+        name = network["Name"]
+        if name in found["Endpoints"]:
+            raise refusal(403, f"endpoint with name {found['Name']} already exists in network {name}")
+        if found["State"] == "running":
+            if ipaddress.IPv4Address(ipv4_address) not in ipaddress.IPv4Network(network["IPAM"]["Config"][0]["Subnet"]):
+                raise refusal(400, "no configured subnet or ip-range contain the IP address")
+            self._refuse_taken(found, name, str(ipv4_address))
+        found["Endpoints"][name] = self.create_endpoint_config(ipv4_address=ipv4_address, aliases=aliases)
+        found["NetworkIds"][name] = network["Id"]
         self.after_call()
 
     # ---- containers
@@ -291,7 +323,7 @@ class FakeEngine(docker.APIClient):
     def effects(self) -> list[str]:
         """The names of the calls that changed something, in order."""
         looking = {"info", "images", "networks", "inspect_network", "containers", "inspect_container", "logs"}
-        looking |= {"exec_create", "exec_start", "exec_inspect"}
+        looking |= {"volumes", "exec_create", "exec_start", "exec_inspect"}
         return [call[0] for call in self.calls if call[0] not in looking]
 
     # ---- inside
@@ -319,11 +351,7 @@ class FakeEngine(docker.APIClient):
             return
         for network, endpoint in container["Endpoints"].items():
             container["NetworkIds"][network] = self._network(container["NetworkIds"][network] or network)["Id"]
-            address = endpoint["IPAMConfig"]["IPv4Address"]
-            for other in list(self.containers_by_id.values()):
-                theirs = (other["Endpoints"].get(network) or {}).get("IPAMConfig", {}).get("IPv4Address")
-                if other is not container and other["State"] == "running" and theirs == address:
-                    raise refusal(403, "Address already in use")
+            self._refuse_taken(container, network, endpoint["IPAMConfig"]["IPv4Address"])
         container["Starts"] += 1
         image = container["Config"]["Image"]
         container["Log"] += [f"starting {image}", "listening"]
@@ -332,6 +360,12 @@ class FakeEngine(docker.APIClient):
             container |= {"State": "exited", "ExitCode": 3, "Health": ""}
         else:
             container |= {"State": "running", "Health": "starting" if container["Config"].get("Healthcheck") else ""}
+
+    def _refuse_taken(self, container: dict[str, Any], network: str, address: str) -> None:
+        for other in list(self.containers_by_id.values()):
+            theirs = (other["Endpoints"].get(network) or {}).get("IPAMConfig", {}).get("IPv4Address")
+            if other is not container and other["State"] == "running" and theirs == address:
+                raise refusal(403, "Address already in use")
 
     def _listed(self, container: Mapping[str, Any]) -> dict[str, Any]:
         words = {
@@ -361,6 +395,13 @@ class FakeEngine(docker.APIClient):
                 or {"host": {"IPAMConfig": None, "NetworkID": "", "IPAddress": ""}}
             },
         }
+
+
+def wanted_labels(filters: Mapping[str, Any] | None) -> dict[str, str]:
+    """The labels that a list is to be filtered by: one, or a list of them."""
+    assert set(filters or {}) <= {"label"}
+    given = (filters or {}).get("label", [])
+    return dict(label.split("=", 1) for label in ([given] if isinstance(given, str) else given))
 
 
 def all_in(wanted: Mapping[str, str], labels: Mapping[str, str]) -> bool:

@@ -63,6 +63,11 @@ def test_a_network_is_compared(actual: list[dict[str, Any]], action: str | None)
     assert all((change.name, change.client_id, change.after) == ("mt-acme", "acme", SPEC.shown()) for change in changes)
 
 
+@pytest.mark.parametrize(("actual", "action"), ACTUAL.values(), ids=ACTUAL)
+def test_force_makes_anew_what_is_ours_and_nothing_else(actual: list[dict[str, Any]], action: str | None) -> None:
+    assert [change.action for change in plan_networks([SPEC], actual, "mt", force=True)] == [action or "recreate"]
+
+
 def test_a_foreign_network_in_the_way_is_shown_and_never_planned_to_be_removed() -> None:
     [change] = plan_networks([SPEC], [listed(Labels={})], "mt")
     assert (change.action, change.before) == ("create", SPEC.shown())

@@ -156,6 +156,56 @@ def test_a_restart_starts_anew_what_runs_and_starts_what_does_not(actual: str, a
     assert change.after == {"state": "restarted" if anew else "running"}
 
 
+# What the engine has -> the plan of a forced run, in order.
+FORCED: dict[str, tuple[list[ContainerState], list[tuple[str, str, str]]]] = {
+    "nothing": ([], [("create", "container", NAME)]),
+    "as wanted": (
+        [state()],
+        [("recreate", "container", NEXT), (*REMOVE, NAME), ("update", "container name", NEXT)],
+    ),
+    "stopped": (
+        [state(state="exited", health="")],
+        [("recreate", "container", NEXT), (*REMOVE, NAME), ("update", "container name", NEXT)],
+    ),
+    "two as wanted": (
+        [state(name=NEXT), state()],
+        [
+            ("recreate", "container", f"{NEXT}1"),
+            (*REMOVE, NEXT),
+            (*REMOVE, NAME),
+            ("update", "container name", f"{NEXT}1"),
+        ],
+    ),
+    "of a client that is not in question": (
+        [state(replace(SPEC, client_id="b", name="mt-b.site")), state(EDGE)],
+        [("create", "container", NAME)],
+    ),
+}
+
+
+@pytest.mark.parametrize(("actual", "plan"), FORCED.values(), ids=FORCED)
+def test_force_makes_anew_what_is_as_wanted(actual: list[ContainerState], plan: list[tuple[str, str, str]]) -> None:
+    assert planned(*actual, force=True) == plan
+
+
+def test_force_does_nothing_to_a_restart() -> None:
+    for actual in ([], [state()], [state(OLD)], [state(name=NEXT), state(OLD)]):
+        assert planned(*actual, restart=True, force=True) == planned(*actual, restart=True)
+
+
+def test_of_two_as_wanted_that_serve_the_one_that_is_routed_to_stays() -> None:
+    new = state(name=NEXT, health="starting", addresses={"mt-acme": "10.217.0.3"})
+    assert planned(new, state()) == [(*REMOVE, NEXT)]
+    routed = {"acme": {"site": "10.217.0.3"}, "b": {"site": "10.217.0.2"}}
+    assert planned(new, state(), routed=routed) == [
+        (*START, NEXT),
+        (*REMOVE, NAME),
+        ("update", "container name", NEXT),
+    ]
+    assert planned(replace(new, state="exited"), state(), routed=routed) == [(*REMOVE, NEXT)]
+    assert planned(new, state(), routed={"b": {"site": "10.217.0.3"}}) == [(*REMOVE, NEXT)]
+
+
 # ---------------------------------------------------------------- addresses
 
 
@@ -167,9 +217,41 @@ def test_addresses_are_pinned_and_backends_name_them() -> None:
     assert [change.payload.address for change in plan.starts] == ["10.217.0.2", "10.217.0.3", "10.217.0.18"]
 
 
-def test_a_new_container_gets_another_address_than_the_one_that_it_replaces() -> None:
-    plan = plan_stacks([SPEC], [state(OLD)], ["acme"])
+def test_a_new_container_that_starts_first_gets_another_address() -> None:
+    plan = plan_stacks([replace(SPEC, start_first=True)], [state(OLD)], ["acme"])
     assert plan.backends == {"acme": {"site": "10.217.0.3"}}
+
+
+# The containers that are replaced, stop first -> the address of the new one.
+FREED: dict[str, tuple[list[ContainerState], str]] = {
+    "one": ([state(OLD, addresses={"mt-acme": "10.217.0.9"})], "10.217.0.9"),
+    "one that is stopped": ([state(OLD, state="exited", addresses={"mt-acme": "10.217.0.9"})], "10.217.0.9"),
+    "the one that serves": (
+        [
+            state(OLD, name="a", state="exited", addresses={"mt-acme": "10.217.0.8"}),
+            state(OLD, name="b", addresses={"mt-acme": "10.217.0.9"}),
+        ],
+        "10.217.0.9",
+    ),
+    "one of another subnet": ([state(OLD, addresses={"mt-acme": "10.217.0.17"})], "10.217.0.2"),
+    "one on another network": ([state(OLD, addresses={"other": "10.217.0.9"})], "10.217.0.2"),
+    "one that is cut off": ([state(OLD, addresses={})], "10.217.0.2"),
+}
+
+
+@pytest.mark.parametrize(("actual", "address"), FREED.values(), ids=FREED)
+def test_a_new_container_that_stops_the_old_one_first_takes_its_address(
+    actual: list[ContainerState], address: str
+) -> None:
+    [change] = plan_stacks([SPEC], actual, ["acme"]).starts
+    assert change.payload.address == address
+
+
+def test_a_full_subnet_has_room_for_what_stops_first() -> None:
+    specs = [replace(SPEC, service=f"s{number}", name=f"mt-acme.s{number}") for number in range(13)]
+    actual = [state(spec, addresses={"mt-acme": f"10.217.0.{n}"}) for n, spec in enumerate(specs, 2)]
+    plan = plan_stacks(specs, actual, ["acme"], force=True)
+    assert sorted(plan.backends["acme"].values()) == sorted(f"10.217.0.{n}" for n in range(2, 15))
 
 
 def test_a_kept_container_keeps_its_address() -> None:
@@ -190,14 +272,16 @@ STATES = st.lists(
 )
 
 
-@given(STATES, st.sets(st.sampled_from(["site", "shop", "third"])))
+@pytest.mark.parametrize("start_first", [True, False], ids=["start-first", "stop-first"])
+@given(STATES, st.sets(st.sampled_from(["site", "shop", "third"])), st.booleans())
 def test_no_plan_gives_two_containers_one_address_or_one_name(
-    rows: list[tuple[str, str, str, str]], services: set[str]
+    start_first: bool, rows: list[tuple[str, str, str, str]], services: set[str], force: bool
 ) -> None:
-    specs = [replace(SPEC, service=service, name=f"mt-acme.{service}") for service in sorted(services)]
+    spec = replace(SPEC, start_first=start_first)
+    specs = [replace(spec, service=service, name=f"mt-acme.{service}") for service in sorted(services)]
     actual = [
         state(
-            replace(SPEC, service=service, image=image, name=f"mt-acme.{service}"),
+            replace(spec, service=service, image=image, name=f"mt-acme.{service}"),
             name=f"c{number}",
             state=running,
             health="",
@@ -205,12 +289,18 @@ def test_no_plan_gives_two_containers_one_address_or_one_name(
         )
         for number, (service, image, running, address) in enumerate(rows)
     ]
-    plan = plan_stacks(specs, actual, ["acme"])
+    plan = plan_stacks(specs, actual, ["acme"], force=force)
     fresh = [change.payload for change in plan.starts if change.payload.existing is None]
-    there = [container.addresses["mt-acme"] for container in actual]
+    # What is stopped first gives its address to the one that takes its place.
+    freed = [
+        start.address
+        for start in fresh
+        if not start_first and start.address in [old.addresses["mt-acme"] for old in start.olds]
+    ]
+    there = [address for container in actual if (address := container.addresses["mt-acme"]) not in freed]
     addresses = [start.address for start in fresh if start.address is not None]
     assert len({*addresses, *there}) == len(addresses) + len(there)
-    assert len(addresses) == min(len(fresh), 13 - len(there))
+    assert len(addresses) - len(freed) == min(len(fresh) - len(freed), 13 - len(actual))
     for address in addresses:
         assert ipaddress.IPv4Address(address) in list(ipaddress.IPv4Network("10.217.0.0/28").hosts())[1:]
     names = [start.name for start in fresh] + [container.name for container in actual]

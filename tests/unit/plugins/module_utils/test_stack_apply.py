@@ -21,7 +21,7 @@ from ansible_collections.agency_stack.multi_tenancy.plugins.module_utils._stack_
     list_containers,
 )
 from ansible_collections.agency_stack.multi_tenancy.tests.unit.fake_engine import FakeEngine, refusal
-from hypothesis import HealthCheck, given, settings
+from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
 LABELS = {"agency_stack.platform": "mt", "agency_stack.client_id": "acme", "agency_stack.service": "site"}
@@ -60,10 +60,12 @@ def with_network(engine: FakeEngine) -> FakeEngine:
     return engine
 
 
-def converge(engine: FakeEngine, *wanted: ContainerSpec, restart: bool = False, **options: Any) -> StackPlan:
+def converge(
+    engine: FakeEngine, *wanted: ContainerSpec, restart: bool = False, force: bool = False, **options: Any
+) -> StackPlan:
     """What a run does: list, plan, apply."""
     actual = list_containers(engine, {"agency_stack.platform": "mt"})
-    plan = plan_stacks(wanted, actual, ["acme"], restart)
+    plan = plan_stacks(wanted, actual, ["acme"], restart, force)
     applier = StackApplier(engine, 5, **options)
     for change in [*plan.starts, *plan.removals]:
         applier.apply(change)
@@ -169,6 +171,41 @@ def test_a_new_one_that_fails_is_removed_and_the_old_one_serves(
     assert "The earlier container was kept." in str(refused.value)
     assert engine.running() == ["mt-acme.site"]
     assert engine.names() == ["mt-acme.site"]
+    assert engine.by_name("mt-acme.site")["Id"] == old
+
+
+@pytest.mark.parametrize("start_first", [True, False], ids=["start-first", "stop-first"])
+def test_force_makes_anew_what_is_as_wanted(engine: FakeEngine, start_first: bool) -> None:
+    spec = replace(SPEC, start_first=start_first)
+    converge(engine, spec)
+    old = engine.by_name("mt-acme.site")["Id"]
+    most = []
+    engine.after_call = lambda: most.append(len(engine.running()))
+    converge(engine, spec, force=True)
+    assert (min(most), max(most)) == ((1, 2) if start_first else (0, 1))
+    assert engine.by_name("mt-acme.site")["Id"] != old
+    assert_converged(engine, spec)
+
+
+@pytest.mark.parametrize("start_first", [True, False], ids=["start-first", "stop-first"])
+@pytest.mark.parametrize("fault", ["sick", "broken"])
+def test_one_that_is_made_anew_and_fails_is_removed_and_the_old_one_serves(
+    engine: FakeEngine, fault: str, start_first: bool
+) -> None:
+    spec = replace(SPEC, start_first=start_first)
+    converge(engine, spec)
+    old = engine.by_name("mt-acme.site")["Id"]
+    real_create = engine.create_container_from_config
+
+    def create(config: dict[str, Any], name: str) -> dict[str, Any]:
+        # The same image does not come up a second time, as for want of memory.
+        engine.local_images.add(f"{fault}:1")
+        return real_create(config | {"Image": f"{fault}:1"}, name)
+
+    engine.create_container_from_config = create  # type: ignore[method-assign]
+    with pytest.raises(TenancyError, match="The earlier container was kept"):
+        converge(engine, spec, force=True)
+    assert (engine.names(), engine.running()) == (["mt-acme.site"], ["mt-acme.site"])
     assert engine.by_name("mt-acme.site")["Id"] == old
 
 
@@ -391,6 +428,32 @@ def test_a_run_that_dies_at_any_call_is_finished_by_the_next(
         assert_converged(engine, new)
 
 
+@pytest.mark.parametrize("again", [True, False], ids=["forced again", "not forced again"])
+@pytest.mark.parametrize("stays_dead", [True, False], ids=["killed", "interrupted"])
+@pytest.mark.parametrize("start_first", [True, False], ids=["start-first", "stop-first"])
+def test_a_forced_run_that_dies_at_any_call_is_finished_by_the_next(
+    clock: Any, start_first: bool, stays_dead: bool, again: bool
+) -> None:
+    spec = replace(SPEC, start_first=start_first)
+    for number in range(1, 100):
+        engine = with_network(FakeEngine())
+        converge(engine, spec)
+        if start_first:
+            watch(engine, lambda engine=engine: None if good_ones(engine) else "nothing serves")
+        kill_at(engine, number, stays_dead)
+        try:
+            converge(engine, spec, force=True)
+        except Killed:
+            revive(engine)
+            if not stays_dead:
+                assert good_ones(engine), number
+            converge(engine, spec, force=again)
+            assert_converged(engine, spec)
+        else:
+            break
+    assert number > 8
+
+
 @pytest.mark.parametrize("start_first", [True, False], ids=["start-first", "stop-first"])
 def test_a_run_that_dies_and_a_next_one_that_fails_leave_what_served(clock: Any, start_first: bool) -> None:
     old, sick = replace(V1, start_first=start_first), replace(SICK, start_first=start_first)
@@ -414,6 +477,7 @@ RUNS = st.lists(
         st.none() | st.integers(1, 25),
         st.booleans(),
         st.booleans(),
+        st.booleans(),
     ),
     max_size=5,
 )
@@ -422,20 +486,22 @@ RUNS = st.lists(
 @pytest.mark.parametrize("start_first", [True, False], ids=["start-first", "stop-first"])
 @settings(suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(runs=RUNS)
+# Stop first, the second run must take the address back from what the first one left.
+@example(runs=[("sick:1", 5, True, False, False), ("site:2", 3, False, False, False)])
 def test_after_any_series_of_dying_and_failing_runs_one_good_run_is_enough(
-    clock: Any, start_first: bool, runs: list[tuple[str, int | None, bool, bool]]
+    clock: Any, start_first: bool, runs: list[tuple[str, int | None, bool, bool, bool]]
 ) -> None:
     engine = with_network(FakeEngine())
     last = replace(V1, start_first=start_first)
     converge(engine, last)
     if start_first:
         watch(engine, lambda: None if good_ones(engine) else "nothing serves")
-    for image, number, stays_dead, settled in runs:
+    for image, number, stays_dead, settled, force in runs:
         if number is not None:
             kill_at(engine, number, stays_dead)
         killed = False
         try:
-            converge(engine, replace(SPEC, image=image, start_first=start_first))
+            converge(engine, replace(SPEC, image=image, start_first=start_first), force=force)
         except Killed:
             killed = True
         except TenancyError:

@@ -164,7 +164,7 @@ def test_a_file_is_compared(before: str | None, action: str | None) -> None:
 
 
 def test_a_file_of_a_client_that_is_gone_is_removed_once() -> None:
-    [change] = plan_routes([], {"acme": render(ACME), "b": "x"}, gone=["acme", "never"])
+    [change] = plan_routes([], {"acme": render(ACME), "b": "x"}, gone=["acme", "never"], force=True)
     assert (change.action, change.name) == ("delete", "acme")
 
 

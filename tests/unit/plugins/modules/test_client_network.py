@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 from ansible_collections.agency_stack.multi_tenancy.plugins.modules import client_network, client_stack
-from ansible_collections.agency_stack.multi_tenancy.tests.unit.fake_engine import FakeEngine
+from ansible_collections.agency_stack.multi_tenancy.tests.unit.fake_engine import FakeEngine, refusal
 from ansible_collections.agency_stack.multi_tenancy.tests.unit.helpers import Killed, ladder, registered
 
 Run = Callable[..., dict[str, Any]]
@@ -86,7 +86,7 @@ def test_a_subnet_in_use_is_told_for_its_client_alone(
 
 
 @pytest.mark.parametrize("state", ["running", "exited", "created"])
-def test_a_network_that_differs_is_made_anew_and_containers_come_back(
+def test_a_network_that_differs_is_made_anew_under_its_containers(
     run_module: Run,
     tmp_path: Path,
     engine: FakeEngine,
@@ -99,15 +99,136 @@ def test_a_network_that_differs_is_made_anew_and_containers_come_back(
     attach(engine, "debugger", "mt-a")
     engine.by_name("mt-a.site")["State"] = state
     engine.networks_by_id[engine.inspect_network("mt-a")["Id"]]["Internal"] = True
-    others = [engine.by_name(name)["Id"] for name in ("mt-b.site", "mt-c.site")]
+    ids = {name: engine.by_name(name)["Id"] for name in engine.names()}
     result = ladder(run_module, client_network, tmp_path, engine, config=config, clients=clients)
     assert [(change["action"], change["name"]) for change in result["changes"]] == [("recreate", "mt-a")]
     assert engine.inspect_network("mt-a")["Internal"] is False
     # What is not ours is cut off and left.
-    assert engine.names() == ["debugger", "mt-b.site", "mt-c.site"]
+    assert engine.by_name("debugger")["Endpoints"] == {}
     run_module(client_stack, config=config, clients=clients)
     assert engine.running(platform="mt") == ["mt-a.site", "mt-b.site", "mt-c.site"]
-    assert [engine.by_name(name)["Id"] for name in ("mt-b.site", "mt-c.site")] == others
+    assert {name: engine.by_name(name)["Id"] for name in engine.names()} == ids
+
+
+def test_force_makes_the_networks_of_the_named_clients_anew_and_their_containers_run_on(
+    run_module: Run, engine: FakeEngine, config: dict[str, Any], clients: list[dict[str, Any]]
+) -> None:
+    run_module(client_network, config=config, clients=clients)
+    run_module(client_stack, config=config, clients=clients)
+    before = engine.snapshot()
+    networks = {network["Name"]: network["Id"] for network in engine.networks()}
+    containers = {name: dict(engine.by_name(name)) for name in engine.names()}
+    args = {"config": config, "clients": clients[:1], "force": True}
+    checked = run_module(client_network, check=True, **args)
+    assert engine.snapshot() == before
+    result = run_module(client_network, **args)
+    assert (result["changed"], result["changes"], result["diff"]) == (True, checked["changes"], checked["diff"])
+    assert [(change["action"], change["name"]) for change in result["changes"]] == [("recreate", "mt-a")]
+    made = {network["Name"]: network["Id"] for network in engine.networks()}
+    assert {name for name in made if made[name] != networks[name]} == {"mt-a"}
+    for name, container in containers.items():
+        now = engine.by_name(name)
+        assert (now["Id"], now["State"], now["Starts"]) == (container["Id"], "running", 1)
+    endpoint = engine.by_name("mt-a.site")["Endpoints"]["mt-a"]
+    assert (endpoint["IPAMConfig"], endpoint["Aliases"]) == ({"IPv4Address": "10.217.0.2"}, ["site"])
+    assert run_module(client_stack, config=config, clients=clients)["changed"] is False
+
+
+REFUSING = {
+    "disconnect_container_from_network": [],
+    "connect_container_to_network": ["mt-a.site"],
+}
+
+
+@pytest.mark.parametrize(("call", "left"), REFUSING.items(), ids=REFUSING)
+def test_a_container_that_cannot_be_moved_is_made_anew(
+    run_module: Run,
+    engine: FakeEngine,
+    config: dict[str, Any],
+    clients: list[dict[str, Any]],
+    monkeypatch: pytest.MonkeyPatch,
+    call: str,
+    left: list[str],
+) -> None:
+    def refuse(container: str, *_args: object, **_options: object) -> None:
+        raise refusal(409, f"Container {container} is restarting")
+
+    run_module(client_network, config=config, clients=clients[:1])
+    run_module(client_stack, config=config, clients=clients[:1])
+    before = engine.by_name("mt-a.site")["Id"]
+    with monkeypatch.context() as patch:
+        patch.setattr(engine, call, refuse)
+        result = run_module(client_network, config=config, clients=clients[:1], force=True)
+    assert not result.get("failed"), result
+    assert engine.names() == left
+    result = run_module(client_stack, config=config, clients=clients[:1])
+    assert not result.get("failed"), result
+    assert engine.running() == ["mt-a.site"]
+    assert engine.by_name("mt-a.site")["Id"] != before
+    assert "mt-a" in engine.by_name("mt-a.site")["Endpoints"]
+
+
+@pytest.mark.parametrize("call", ["remove_network", "create_network"])
+def test_a_network_that_cannot_be_made_anew_is_told_and_mended_by_the_next_run(
+    run_module: Run,
+    engine: FakeEngine,
+    config: dict[str, Any],
+    clients: list[dict[str, Any]],
+    monkeypatch: pytest.MonkeyPatch,
+    call: str,
+) -> None:
+    def refuse(*_args: object, **_options: object) -> None:
+        raise refusal(500, "no such device")
+
+    run_module(client_network, config=config, clients=clients)
+    run_module(client_stack, config=config, clients=clients)
+    ids = {name: engine.by_name(name)["Id"] for name in engine.names()}
+    with monkeypatch.context() as patch:
+        patch.setattr(engine, call, refuse)
+        result = run_module(client_network, config=config, clients=clients[:1], force=True)
+    assert (result["failed"], result["changed"]) == (True, False)
+    assert result["msg"].endswith("failed: no such device.")
+    # The client goes on as it was, where that is possible.
+    assert ("mt-a" in engine.by_name("mt-a.site")["Endpoints"]) == (call == "remove_network")
+    assert {name: engine.by_name(name)["Id"] for name in engine.running()} == ids
+    run_module(client_network, config=config, clients=clients)
+    run_module(client_stack, config=config, clients=clients)
+    assert engine.running() == ["mt-a.site", "mt-b.site", "mt-c.site"]
+    assert all(engine.by_name(name)["Endpoints"] for name in engine.running())
+
+
+@pytest.mark.parametrize("again", [True, False], ids=["forced again", "not forced again"])
+def test_a_forced_run_stopped_at_any_call_to_the_engine_is_finished_by_the_next_one(
+    run_module: Run, engine: FakeEngine, config: dict[str, Any], clients: list[dict[str, Any]], again: bool
+) -> None:
+    args = {"config": config, "clients": clients[:1]}
+    for at in range(1, 100):
+        run_module(client_network, config=config, clients=clients)
+        run_module(client_stack, config=config, clients=clients)
+        others = [engine.by_name(name)["Id"] for name in ("mt-b.site", "mt-c.site")]
+        begin = len(engine.calls)
+
+        def stop(number: int, _name: str, last: int = begin + at) -> None:
+            if number >= last:
+                raise Killed
+
+        engine.before_call = stop
+        with contextlib.suppress(Killed):
+            run_module(client_network, **args, force=True)
+        engine.before_call = lambda _number, _name: None
+        done = len(engine.calls) < begin + at
+        for module in (client_network, client_stack):
+            result = run_module(module, **args, force=again)
+            assert not result.get("failed"), result
+        assert {network["Name"] for network in engine.networks()} == {"mt-a", "mt-b", "mt-c"}
+        assert engine.running() == engine.names() == ["mt-a.site", "mt-b.site", "mt-c.site"]
+        assert engine.by_name("mt-a.site")["NetworkIds"] == {"mt-a": engine.inspect_network("mt-a")["Id"]}
+        assert [engine.by_name(name)["Id"] for name in ("mt-b.site", "mt-c.site")] == others
+        for module in (client_network, client_stack):
+            assert run_module(module, config=config, clients=clients)["changed"] is False
+        if done:
+            break
+    assert at > 5
 
 
 def test_containers_of_a_network_that_somebody_removed_are_made_anew(

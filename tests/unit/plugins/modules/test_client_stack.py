@@ -127,6 +127,45 @@ def test_superseded_containers_wait_until_the_routes_are_moved(
     assert {engine.by_name("mt-a.site")["Id"]} == ids
 
 
+def test_force_makes_the_containers_of_the_named_clients_anew_and_the_routed_ones_stay(
+    run_module: Run, engine: FakeEngine, config: dict[str, Any], clients: list[dict[str, Any]]
+) -> None:
+    """A site starts first: the old container and the new one are as wanted, and the old one's health is known."""
+    run_module(client_stack, config=config, clients=clients)
+    engine.settle()
+    before = {name: engine.by_name(name)["Id"] for name in engine.names()}
+    args = {"config": config, "clients": clients[:1]}
+    checked = run_module(client_stack, check=True, **args, superseded="keep", force=True)
+    assert {name: engine.by_name(name)["Id"] for name in engine.names()} == before
+    served = []
+    engine.after_call = lambda: served.append(len(engine.running(client_id="a")))
+    moved = run_module(client_stack, **args, superseded="keep", force=True)
+    assert (moved["superseded"], moved["backends"]) == (2, {"a": {"site": "10.217.0.3"}})
+    new = engine.by_name("mt-a.site.next")["Id"]
+    removed = run_module(client_stack, **args, backends=moved["backends"])
+    assert removed["backends"] == moved["backends"]
+    assert min(served) == 1
+    assert {name: engine.by_name(name)["Id"] for name in engine.names()} == before | {"mt-a.site": new}
+    done = [change for change in moved["changes"] + removed["changes"] if change["action"] != "update"]
+    assert done == [change for change in checked["changes"] if change["kind"] == "container"]
+    engine.settle()
+    assert run_module(client_stack, config=config, clients=clients)["changed"] is False
+
+
+def test_a_service_that_stops_first_is_made_anew_at_its_address(
+    run_module: Run, engine: FakeEngine, clients: list[dict[str, Any]]
+) -> None:
+    config = with_site(deploy={"update_config": {"order": "stop-first"}})
+    before = run_module(client_stack, config=config, clients=clients)["backends"]
+    ids = {name: engine.by_name(name)["Id"] for name in engine.names()}
+    moved = run_module(client_stack, config=config, clients=clients, superseded="keep", force=True)
+    assert moved["backends"] == before
+    run_module(client_stack, config=config, clients=clients, backends=moved["backends"])
+    now = {name: engine.by_name(name)["Id"] for name in engine.names()}
+    assert set(now) == set(ids)
+    assert not set(now.values()) & set(ids.values())
+
+
 def test_check_mode_tells_both_steps_of_a_replacement(
     run_module: Run, engine: FakeEngine, config: dict[str, Any], clients: list[dict[str, Any]]
 ) -> None:

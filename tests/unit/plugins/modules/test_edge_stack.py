@@ -91,6 +91,29 @@ def test_an_edge_that_fails_gives_way_to_the_old_one_and_its_configuration(
     assert (engine.by_name("mt-edge")["Id"], api_port(static)) == before
 
 
+def test_force_makes_the_edge_and_its_configuration_anew(
+    run_module: Run, engine: FakeEngine, config: dict[str, Any], static: Path
+) -> None:
+    run_module(edge_stack, config=config)
+    before = engine.by_name("mt-edge")["Id"], static.read_bytes()
+    static.chmod(0o600)
+    checked = run_module(edge_stack, check=True, config=config, force=True)
+    assert (engine.by_name("mt-edge")["Id"], stat.S_IMODE(static.stat().st_mode)) == (before[0], 0o600)
+    most = []
+    engine.after_call = lambda: most.append(len(engine.running()))
+    result = run_module(edge_stack, config=config, force=True)
+    assert (result["changes"], result["diff"]) == (checked["changes"], checked["diff"])
+    assert [(change["action"], change["kind"]) for change in result["changes"]][:2] == [
+        ("update", "edge configuration"),
+        ("recreate", "container"),
+    ]
+    assert max(most) == 1
+    assert engine.running() == engine.names() == ["mt-edge"]
+    assert engine.by_name("mt-edge")["Id"] != before[0]
+    assert (static.read_bytes(), stat.S_IMODE(static.stat().st_mode)) == (before[1], 0o640)
+    assert run_module(edge_stack, config=config)["changed"] is False
+
+
 def test_a_restart_keeps_the_container(run_module: Run, engine: FakeEngine, config: dict[str, Any]) -> None:
     run_module(edge_stack, config=config)
     before = engine.by_name("mt-edge")["Id"]

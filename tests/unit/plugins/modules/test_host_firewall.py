@@ -6,15 +6,21 @@
 from __future__ import annotations
 
 import json
+import re
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 from ansible.module_utils.testing import patch_module_args
+from ansible_collections.agency_stack.multi_tenancy.plugins.module_utils._files import locked
 from ansible_collections.agency_stack.multi_tenancy.plugins.module_utils._firewall import OWNER, State
 from ansible_collections.agency_stack.multi_tenancy.plugins.module_utils._plan import Change, TenancyError
+from ansible_collections.agency_stack.multi_tenancy.plugins.module_utils._registry import empty_document
+from ansible_collections.agency_stack.multi_tenancy.plugins.module_utils._registry_store import save
 from ansible_collections.agency_stack.multi_tenancy.plugins.modules import host_firewall
+from ansible_collections.agency_stack.multi_tenancy.tests.unit.helpers import registered, tree
 
 PATH = "/opt/agency_stack/multi_tenancy/firewall.nft"
 
@@ -32,6 +38,7 @@ class FakeHost:
         self.bridges: set[str] = set()
         self.now = State()
         self.applied: list[str] = []
+        self.before_apply: Callable[[], None] = lambda: None
         self.broken: str | None = None
 
     def __call__(self, table: str, path: str) -> FakeHost:
@@ -51,6 +58,7 @@ class FakeHost:
         return self.now
 
     def apply(self, change: Change) -> None:
+        self.before_apply()
         if change.payload == self.broken:
             raise TenancyError(f"The {change.kind} is broken.")
         self.applied.append(f"{change.action} {change.payload}")
@@ -72,6 +80,80 @@ def run(host: FakeHost, capsys: pytest.CaptureFixture[str]) -> Any:
         return json.loads(capsys.readouterr().out)
 
     return call
+
+
+@pytest.fixture
+def registry(config: dict[str, Any], tmp_path: Path) -> Path:
+    """A registry of two clients, of which one is on its way out."""
+    entries = registered(config, {"client_id": "alpha"}, {"client_id": "beta"})
+    entries[1]["state"] = "absent"
+    path = tmp_path / "clients.json"
+    save(str(path), empty_document() | {"clients": entries})
+    return path
+
+
+def pairs(host: FakeHost) -> list[str]:
+    """The bridges that the rules file knows."""
+    return re.findall(r'"([^"]+)" \. "\1"', host.now.file or "")
+
+
+def test_bridges_are_those_of_the_registry(host: FakeHost, run: Any, registry: Path) -> None:
+    run(registry=str(registry), bridges=["mt-9"])
+    assert pairs(host) == ["mt-1"]
+    assert run(registry=str(registry), bridges=["mt-9"])["changed"] is False
+
+
+def test_check_mode_takes_the_bridges_that_the_run_would_find(host: FakeHost, run: Any, registry: Path) -> None:
+    host.now = State()
+    before = tree(registry.parent)
+    result = run(registry=str(registry), bridges=["mt-1", "mt-3"], _ansible_check_mode=True, _ansible_diff=True)
+    assert re.findall(r'"([^"]+)" \. "\1"', result["diff"][0]["after"]) == ["mt-1", "mt-3"]
+    assert tree(registry.parent) == before
+
+
+def test_without_a_registry_yet_there_is_no_bridge(host: FakeHost, run: Any, tmp_path: Path) -> None:
+    run(registry=str(tmp_path / "clients.json"), bridges=["mt-9"])
+    assert (host.now.table is not None, pairs(host)) == (True, [])
+
+
+def test_another_prefix_names_other_bridges(host: FakeHost, run: Any, registry: Path) -> None:
+    run(registry=str(registry), bridge_prefix="it-")
+    assert pairs(host) == ["it-1"]
+
+
+def test_the_registry_is_locked_until_everything_is_replaced(host: FakeHost, run: Any, registry: Path) -> None:
+    refused = []
+
+    def look() -> None:
+        with pytest.raises(TenancyError, match="is held by process"), locked(f"{registry}.lock", 0):
+            pass
+        refused.append(len(host.applied))
+
+    host.before_apply = look
+    run(registry=str(registry))
+    assert refused == [0, 1, 2, 3, 4]
+    with locked(f"{registry}.lock", 0):
+        pass
+
+
+@pytest.mark.parametrize("state", ["present", "absent"])
+def test_a_registry_that_another_run_holds_is_waited_for_and_told(
+    host: FakeHost, run: Any, registry: Path, state: str
+) -> None:
+    host.now = replace(State(), file="earlier rules")
+    with locked(f"{registry}.lock", 0):
+        result = run(registry=str(registry), lock_timeout=0, state=state)
+    # A removal asks for no bridges.
+    assert result.get("failed", False) == (state == "present")
+    assert host.now.file == ("earlier rules" if state == "present" else None)
+
+
+def test_a_damaged_registry_leaves_the_firewall_as_it_is(host: FakeHost, run: Any, registry: Path) -> None:
+    registry.write_text('{"clients": [', encoding="utf-8")
+    result = run(registry=str(registry))
+    assert result["failed"]
+    assert f"{registry} is damaged" in result["msg"]
+    assert host.applied == []
 
 
 def test_first_run_second_run_removal(host: FakeHost, run: Any, tmp_path: Path) -> None:

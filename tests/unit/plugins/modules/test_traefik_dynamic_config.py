@@ -127,6 +127,28 @@ def test_the_api_is_asked_once_for_all_and_a_handshake_made_for_what_changed(
     assert (edge.asked, edge.shaken) == (["routers", "services"], ["a.example"])
 
 
+def test_force_writes_and_confirms_what_is_as_wanted(
+    run_module: Run, config: dict[str, Any], clients: list[dict[str, Any]], edge: Edge
+) -> None:
+    run_module(traefik_dynamic_config, config=config, clients=clients, backends=BACKENDS)
+    before = tree(edge.directory)
+    (edge.directory / "a.yml").chmod(0o644)
+    changed = tree(edge.directory)
+    args = {"config": config, "clients": clients[:1], "backends": BACKENDS, "force": True}
+    checked = run_module(traefik_dynamic_config, check=True, **args)
+    assert tree(edge.directory) == changed
+    edge.shaken.clear()
+    result = run_module(traefik_dynamic_config, **args)
+    assert (result["changes"], result["diff"]) == (checked["changes"], checked["diff"])
+    assert [(change["action"], change["name"]) for change in result["changes"]] == [("update", "a")]
+    assert edge.shaken == ["a.example"]
+    after = tree(edge.directory)
+    # Mode, owner and content are what they were; it is another file.
+    assert (after["a.yml"][:3], after["a.yml"][4]) == (before["a.yml"][:3], before["a.yml"][4])
+    assert after["a.yml"][3] != before["a.yml"][3]
+    assert after["b.yml"] == before["b.yml"]
+
+
 def test_an_edge_that_takes_its_time_is_waited_for(
     run_module: Run, config: dict[str, Any], clients: list[dict[str, Any]], edge: Edge
 ) -> None:
