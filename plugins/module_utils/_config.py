@@ -5,10 +5,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import ipaddress
 import json
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from ansible_collections.agency_stack.multi_tenancy.plugins.module_utils._catalog import (
@@ -27,6 +28,10 @@ from ansible_collections.agency_stack.multi_tenancy.plugins.module_utils._names 
 )
 from ansible_collections.agency_stack.multi_tenancy.plugins.module_utils._plan import InvalidInput
 
+# On the first run of all it may be missing; there is no text to be changed then.
+with contextlib.suppress(ImportError):
+    import yaml
+
 # https://www.rfc-editor.org/rfc/rfc1918
 _PRIVATE = ("10.0.0.0/8", "172.16.0.0/12", "192.168.0.0/16")
 
@@ -43,6 +48,7 @@ CONFIG_SPEC: dict[str, Any] = {
     "uid_base": {"type": "int", "default": 1900000000},
     "name_prefix": {"type": "str", "default": "mt"},
     "health_timeout": {"type": "int", "default": 60},
+    "scripts": {"type": "bool", "default": True},
     "edge": {
         "type": "dict",
         "apply_defaults": True,
@@ -78,7 +84,7 @@ SITE_SERVICE: dict[str, Any] = {
 }
 
 
-def effective_config(layers: list[tuple[str, Mapping[str, Any]]]) -> dict[str, Any]:
+def effective_config(layers: Sequence[tuple[str, Mapping[str, Any]]]) -> dict[str, Any]:
     """Lay the settings over each other and check the result.
 
     Args:
@@ -89,32 +95,42 @@ def effective_config(layers: list[tuple[str, Mapping[str, Any]]]) -> dict[str, A
         The effective settings, every key present, images of the platform's own as real references.
 
     Raises:
-        InvalidInput: All faults at once.
+        InvalidInput: All faults at once, each with the layer that brought it.
     """
-    merged: dict[str, Any] = {}
-    faults: list[str] = []
-    for source, settings in layers:
-        unknown = sorted(str(key) for key in settings if key not in CONFIG_SPEC)
-        faults += [
-            f"{source}: '{shown(key)[1:-1]}' is no setting; known are {', '.join(CONFIG_SPEC)}." for key in unknown
-        ]
-        merged = merge(merged, {key: value for key, value in settings.items() if key in CONFIG_SPEC})
-    config, messages = check_arguments(CONFIG_SPEC, merged)
-    where = " and ".join(source for source, settings in layers if settings) or "The settings"
-    faults += [f"{where}: {message}" for message in messages]
+    config, faults = _checked([settings for dummy, settings in layers])
     if faults:
-        raise InvalidInput(faults)
-    catalog = merge({"site": SITE_SERVICE}, config["services"])
-    services, faults = normalise_services(catalog)
-    faults += _value_faults(config, services, list(catalog))
-    if faults:
-        raise InvalidInput([f"{where}: {fault}" for fault in faults])
-    config["services"] = services
+        raise InvalidInput(_with_sources(layers, faults))
     prefix = config["name_prefix"]
     config["firewall"]["table"] = "agency_stack" if prefix == "mt" else f"agency_stack_{prefix}"
     if config["edge"]["image"] == BUILT_IN:
         config["edge"]["image"] = reference("edge")
     return config
+
+
+def _checked(layers: Sequence[Mapping[str, Any]]) -> tuple[dict[str, Any], list[str]]:
+    """The settings over each other, with their defaults and their services, and the faults that they have."""
+    merged: dict[str, Any] = {}
+    faults: list[str] = []
+    for settings in layers:
+        unknown = sorted(str(key) for key in settings if key not in CONFIG_SPEC)
+        faults += [f"'{shown(key)[1:-1]}' is no setting; known are {', '.join(CONFIG_SPEC)}." for key in unknown]
+        merged = merge(merged, {key: value for key, value in settings.items() if key in CONFIG_SPEC})
+    config, messages = check_arguments(CONFIG_SPEC, merged)
+    faults += messages
+    if faults:
+        return config, faults
+    catalog = merge({"site": SITE_SERVICE}, config["services"])
+    config["services"], faults = normalise_services(catalog)
+    return config, faults + _value_faults(config, config["services"], list(catalog))
+
+
+def _with_sources(layers: Sequence[tuple[str, Mapping[str, Any]]], faults: Sequence[str]) -> list[str]:
+    """The faults, each after the name of the layer with which it came and did not go again."""
+    sources: dict[str, str] = {}
+    for number, (source, settings) in enumerate(layers, 1):
+        here = _checked([settings for dummy, settings in layers[:number]])[1] if settings else list(sources)
+        sources = {fault: sources.get(fault, source) for fault in here}
+    return [f"{sources.get(fault, 'The settings')}: {fault}" for fault in dict.fromkeys(faults)]
 
 
 def _value_faults(config: Mapping[str, Any], services: Mapping[str, Any], catalog: Sequence[str]) -> list[str]:
@@ -157,11 +173,34 @@ def _value_faults(config: Mapping[str, Any], services: Mapping[str, Any], catalo
     return faults
 
 
+# What YAML takes for something else, or cannot read, when it stands in a text as it is.
+_UNREADABLE = re.compile("[\x7f-\x9f\u2028\u2029\ufeff\ufffe\uffff]")
+_PLAIN_KEY = re.compile(r"(?!(?:y|n|yes|no|on|off|true|false|null)$)[A-Za-z_][A-Za-z0-9_-]*", re.IGNORECASE)
+
+
+def _flow(value: Any) -> str:
+    """A value on one line, as JSON, which is YAML."""
+    text = json.dumps(value, ensure_ascii=False)
+    return _UNREADABLE.sub(lambda found: f"\\u{ord(found[0]):04x}", text)
+
+
+def _lines(key: str, value: Any) -> list[str]:
+    """A setting as YAML, mappings as blocks."""
+    name = key if _PLAIN_KEY.fullmatch(key) else _flow(key)
+    if not isinstance(value, Mapping) or not value:
+        return [f"{name}: {_flow(value)}"]
+    return [f"{name}:", *_indented(_block(value), 2)]
+
+
+def _block(settings: Mapping[str, Any]) -> list[str]:
+    return [line for key, value in settings.items() for line in _lines(str(key), value)]
+
+
 def initial_text(settings: Mapping[str, Any]) -> str:
-    """The first config.yaml: what was chosen, and the rest as comments with the defaults.
+    """config.yaml as it is made: what was chosen, and the rest as comments with the defaults.
 
     Args:
-        settings: What the operator named on the first run.
+        settings: What was chosen, keys of CONFIG_SPEC, null for nothing.
     """
     lines = [
         "---",
@@ -170,23 +209,127 @@ def initial_text(settings: Mapping[str, Any]) -> str:
         "",
     ]
     for key, spec in CONFIG_SPEC.items():
-        if key in settings or key in ("default_client_id", "root_domain", "isolation_level"):
-            lines.append(f"{key}: {json.dumps(settings.get(key, spec.get('default')))}")
-        elif spec["type"] == "dict" and spec.get("options"):
+        options = {name: option["default"] for name, option in spec.get("options", {}).items()}
+        value = settings.get(key)
+        if value is None and key in ("default_client_id", "root_domain", "isolation_level"):
+            value = spec["default"]
+        if value is not None and not (options and not value):
+            lines += _lines(key, value)
+            rest = {name: default for name, default in options.items() if name not in value}
+        elif options:
             lines.append(f"# {key}:")
-            lines += [f"#   {name}: {json.dumps(option['default'])}" for name, option in spec["options"].items()]
+            rest = options
         else:
-            lines.append(f"# {key}: {json.dumps(spec['default'])}")
+            lines.append(f"# {key}: {_flow(spec['default'])}")
+            rest = {}
+        lines += [f"#   {name}: {_flow(default)}" for name, default in rest.items()]
     return "\n".join(lines) + "\n"
 
 
 def text_with(text: str, settings: Mapping[str, Any]) -> str:
-    """config.yaml with some top-level scalars set; every other line, comments included, stays as it is."""
-    for key, value in settings.items():
-        line = f"{key}: {json.dumps(value)}"
-        found = re.search(rf"^{re.escape(key)}:.*$", text, re.MULTILINE)
-        if found:
-            text = text[: found.start()] + line + text[found.end() :]
+    """config.yaml with some top-level settings set; every other line, comments included, stays as it is.
+
+    Of a mapping that is written as a block only the lines that differ are written. Whether the outcome says what it
+    should is for the caller to see: some texts can only be changed by hand.
+
+    Args:
+        text: YAML that can be read, a mapping or nothing.
+        settings: What is to be said; null is written as null.
+    """
+    present = yaml.safe_load(text) or {}
+    settings = {key: value for key, value in settings.items() if key not in present or present[key] != value}
+    if not settings:
+        return text
+    root = yaml.compose(text, Loader=yaml.SafeLoader)
+    end = "\r\n" if "\r\n" in text else "\n"
+    if not isinstance(root, yaml.MappingNode):
+        edits, added = [], _block(settings)
+    elif root.flow_style:
+        edits, added = [(root.start_mark.index, root.end_mark.index, _block(present | settings))], []
+    else:
+        edits, added = _edits(text, root, present, settings)
+    parts, at = [], 0
+    # What is added at one place to mappings in each other is noted for the innermost first.
+    for start, stop, lines in sorted(edits, key=lambda edit: edit[0]):
+        parts += [text[at:start], end.join(lines)]
+        at = stop
+    text = "".join(parts) + text[at:]
+    if added and text and not text.endswith("\n"):
+        text += end
+    return text + "".join(line + end for line in added)
+
+
+def _edits(
+    text: str, node: Any, present: Mapping[str, Any], wanted: Mapping[str, Any]
+) -> tuple[list[tuple[int, int, list[str]]], list[str]]:
+    """How a block mapping comes to say something else.
+
+    Args:
+        text: The whole text.
+        node: The mapping in it.
+        present: What it says.
+        wanted: What it shall say; keys that are not in it stay, but go below.
+
+    Returns:
+        (begin, end, lines that take its place) of each part that differs, and the lines of keys that it does not have.
+    """
+    pairs = {key.value: (key, value) for key, value in node.value if isinstance(key, yaml.ScalarNode)}
+    edits: list[tuple[int, int, list[str]]] = []
+    added: list[str] = []
+    for name, value in wanted.items():
+        below = present.get(name)
+        if name in present and below == value:
+            continue
+        if name not in pairs:
+            added += _lines(name, value)
+            continue
+        key, old = pairs[name]
+        in_place = isinstance(below, dict) and isinstance(value, Mapping) and not below.keys().isdisjoint(value)
+        if in_place and isinstance(old, yaml.MappingNode) and not old.flow_style and not _is_alias(key, old):
+            inner, more = _edits(text, old, below or {}, value)
+            gone = set(below or {}) - set(value)
+            edits += [*inner, *(_without(text, *pair) for pair in old.value if pair[0].value in gone)]
+            if more:
+                last = _end_of_line(text, _end_of(text, *old.value[-1]))
+                edits.append((last, last, ["", *_indented(more, old.start_mark.column)]))
         else:
-            text = text + ("" if text.endswith("\n") or not text else "\n") + line + "\n"
-    return text
+            first, *others = _lines(name, value)
+            lines = [first, *_indented(others, key.start_mark.column)]
+            edits.append((key.start_mark.index, _end_of(text, key, old), lines))
+    return edits, added
+
+
+_ALIAS = re.compile(r"\s*:\s*\*\S+")
+
+
+def _is_alias(key: Any, value: Any) -> bool:
+    """Whether the value of a key stands elsewhere."""
+    return bool(value.start_mark.index < key.end_mark.index)
+
+
+def _end_of(text: str, key: Any, value: Any) -> int:
+    """Where a key with its value ends; to YAML a block ends only where the next one begins, after all comments."""
+    if _is_alias(key, value):
+        alias = _ALIAS.match(text, key.end_mark.index)
+        return key.end_mark.index if alias is None else alias.end()
+    if isinstance(value, yaml.CollectionNode) and not value.flow_style:
+        last = value.value[-1]
+        return _end_of(text, *last) if isinstance(value, yaml.MappingNode) else _end_of(text, key, last)
+    return len(text[: value.end_mark.index].rstrip(" \t\r\n"))
+
+
+def _end_of_line(text: str, at: int) -> int:
+    return at + len(re.split(r"[\r\n]", text[at:], maxsplit=1)[0])
+
+
+def _without(text: str, key: Any, value: Any) -> tuple[int, int, list[str]]:
+    """How a key with its value, on lines of their own, goes.
+
+    The line end before it goes, not the one after it, where another key may be added.
+    """
+    before = text[: key.start_mark.index - key.start_mark.column].removesuffix("\n").removesuffix("\r")
+    return len(before), _end_of_line(text, _end_of(text, key, value)), []
+
+
+def _indented(lines: Iterable[str], by: int) -> list[str]:
+    return [" " * by + line for line in lines]

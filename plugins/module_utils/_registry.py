@@ -19,6 +19,7 @@ from ansible_collections.agency_stack.multi_tenancy.plugins.module_utils._catalo
 )
 from ansible_collections.agency_stack.multi_tenancy.plugins.module_utils._contract import fault_of_level
 from ansible_collections.agency_stack.multi_tenancy.plugins.module_utils._names import (
+    CLIENT_ID,
     NO_TEXT,
     canonical_domain,
     check_client_id,
@@ -30,6 +31,12 @@ from ansible_collections.agency_stack.multi_tenancy.plugins.module_utils._plan i
     InvalidInput,
     TenancyError,
 )
+from ansible_collections.agency_stack.multi_tenancy.plugins.module_utils._registry_schema import (
+    MISSING,
+    SCHEMA,
+    Fault,
+    find_fault,
+)
 
 VERSION = 1
 
@@ -39,18 +46,9 @@ STATES = ("present", "suspended", "absent")
 # What becomes of a removed client's data.
 DATA_FATES = ("keep", "purge")
 
-_ENTRY_TYPES: dict[str, type] = {
-    "client_id": str,
-    "domain": str,
-    "aliases": list,
-    "isolation_level": str,
-    "services": dict,
-    "state": str,
-    "index": int,
-    "subnet": str,
-    "uid": int,
-    "gid": int,
-}
+
+class NewerVersion(TenancyError):
+    """The registry was written by a later version of this collection."""
 
 
 def empty_document() -> dict[str, Any]:
@@ -60,18 +58,23 @@ def empty_document() -> dict[str, Any]:
 
 def check_document(document: Any, path: str) -> dict[str, Any]:
     """The registry as read from its file, or a TenancyError that says why it cannot be used."""
-    if not isinstance(document, Mapping) or not isinstance(document.get("clients"), list):
-        raise TenancyError(f'{path} is no client registry: it must be {{"version": {VERSION}, "clients": [...]}}.')
-    version = document.get("version")
-    if version != VERSION:
-        raise TenancyError(
+    version: Any = document.get("version") if isinstance(document, Mapping) else None
+    numbered = isinstance(version, int) and not isinstance(version, bool)
+    if numbered and version > VERSION:
+        # Whatever else it says has a form that is not known here.
+        raise NewerVersion(
             f"{path} has version {shown(version)} and this collection knows version {VERSION}; nothing was touched: "
             "use the collection that wrote it."
         )
-    for number, entry in enumerate(document["clients"], 1):
-        fault = _fault_of_entry(entry)
-        if fault:
-            raise TenancyError(f"{path}: entry {number} {fault}; restore the file from a copy.")
+    if not numbered or version != VERSION or not isinstance(document.get("clients"), list):
+        raise TenancyError(f'{path} is no client registry: it must be {{"version": {VERSION}, "clients": [...]}}.')
+    fault = find_fault(SCHEMA, document)
+    if fault is not None:
+        raise TenancyError(f"{path}: {_sentence(document['clients'], fault)}; restore the file from a copy.")
+    for entry in document["clients"]:
+        entry_fault = _fault_of_entry(entry)
+        if entry_fault:
+            raise TenancyError(f"{path}: client '{entry['client_id']}' {entry_fault}; restore the file from a copy.")
     for key in ("client_id", "index", "uid", "gid"):
         seen: set[Any] = set()
         for entry in document["clients"]:
@@ -91,24 +94,33 @@ def check_document(document: Any, path: str) -> dict[str, Any]:
     return deepcopy(dict(document))
 
 
-def _fault_of_entry(entry: Any) -> str | None:
-    """Why an entry of the registry's file cannot be used, as a part of a sentence."""
-    wrong = [
-        key
-        for key, kind in _ENTRY_TYPES.items()
-        if not isinstance(entry, Mapping) or not isinstance(entry.get(key), kind)
-    ]
-    if wrong:
-        return f"lacks a proper {', '.join(wrong)}"
+def _sentence(clients: Sequence[Any], fault: Fault) -> str:
+    """What the registry's file has wrong, as the beginning of a sentence."""
+    number, *keys = fault.at[1:]
+    entry = clients[int(number)]
+    client_id = entry.get("client_id") if isinstance(entry, Mapping) else None
+    known = isinstance(client_id, str) and CLIENT_ID.fullmatch(client_id) is not None
+    who = f"client '{client_id}'" if known else f"entry {int(number) + 1}"
+    allowed = fault.schema["description"]
+    key = shown("".join(f"[{part}]" if isinstance(part, int) else f".{part}" for part in keys)[1:])[1:-1]
+    if fault.value is MISSING:
+        return f"{who} lacks {key}, {allowed}"
+    whose = f"{key} {shown(fault.value)} of {who}" if key else f"{who}, {shown(fault.value)},"
+    return f"{whose} is not allowed: it must be {allowed}"
+
+
+def _fault_of_entry(entry: Mapping[str, Any]) -> str | None:
+    """What a schema cannot say of an entry, as a part of a sentence."""
+    for key in ("index", "uid", "gid"):
+        # To JSON Schema 1.0 is a whole number; a name that is made of it is another one.
+        if not isinstance(entry[key], int):
+            return f"has the {key} {shown(entry[key])}, which must be written without a decimal point"
     try:
-        check_client_id(entry["client_id"])
         ipaddress.IPv4Network(entry["subnet"])
-    except (InvalidInput, ValueError) as exc:
-        return f"is damaged ({exc})"
-    if entry["state"] not in STATES:
-        return f"has the state {shown(entry['state'])} instead of one of {', '.join(STATES)}"
+    except ValueError as exc:
+        return f"has a subnet that is none ({exc})"
     level_fault = fault_of_level(entry["isolation_level"])
-    return None if level_fault is None else f"cannot be used ({level_fault})"
+    return None if level_fault is None else f"cannot be used ({level_fault.removesuffix('.')})"
 
 
 def plan_registry(
@@ -263,13 +275,12 @@ def fault_of_plain(value: Any, what: str, depth: int = 8) -> str | None:
     if depth == 0:
         return f"{what} is nested too deeply."
     if isinstance(value, Mapping):
-        parts = [
-            (part, f"{what}.{key}" if str(key).isascii() and str(key).isidentifier() else what)
-            for key, part in value.items()
-        ]
-        keys = [(key, f"a key of {what}") for key in value]
         if not all(isinstance(key, str) for key in value):
             return f"A key of {what} is no text."
+        parts = [
+            (part, f"{what}.{key}" if key.isascii() and key.isidentifier() else what) for key, part in value.items()
+        ]
+        keys = [(key, f"a key of {what}") for key in value]
     elif isinstance(value, list):
         parts, keys = [(part, what) for part in value], []
     elif isinstance(value, str):

@@ -120,7 +120,7 @@ from ansible_collections.agency_stack.multi_tenancy.plugins.module_utils._argspe
 )
 from ansible_collections.agency_stack.multi_tenancy.plugins.module_utils._files import locked
 from ansible_collections.agency_stack.multi_tenancy.plugins.module_utils._registry import plan_registry
-from ansible_collections.agency_stack.multi_tenancy.plugins.module_utils._registry_store import load, save
+from ansible_collections.agency_stack.multi_tenancy.plugins.module_utils._registry_store import load_for_edit, save
 from ansible_collections.agency_stack.multi_tenancy.plugins.module_utils._runner import converge, finish, guarded
 from ansible_collections.agency_stack.multi_tenancy.plugins.module_utils._tenant import bridge_names
 
@@ -152,9 +152,11 @@ def edit(module: AnsibleModule, path: str) -> None:
     params = module.params
     now = datetime.now(UTC).isoformat(timespec="seconds")
     occupied = [(item["subnet"], item["what"]) for item in params["occupied"]]
+    start, upgrade = load_for_edit(layout_of(params), params["config"], occupied, now, params["clients"])
     document, changes = plan_registry(
-        load(path), params["clients"], params["config"], occupied, now, params["purge"], params["forget"]
+        start, params["clients"], params["config"], occupied, now, params["purge"], params["forget"]
     )
+    changes = [*upgrade, *changes]
     if changes and not module.check_mode:
         save(path, document)
     result = converge(

@@ -104,7 +104,19 @@ LONG: list[str] = [
     for size in (24, 25, 32, 33, 63, 64, 253, 254, 255, 256, 4096)
 ] + ["a" * 100_000, "\u00fc" * 5_000, "a." * 200, ".a" * 200, "../" * 2000]
 
-TYPES: list[Any] = [None, True, 0, -1, 7, 1.5, 10**400, [], ["a"], [[]], {}, {"a": "b"}, b"a", (), float("nan")]
+
+def nested(depth: int, inner: Any = "a", mapping: bool = False) -> Any:
+    """Lists in lists, or mappings in mappings."""
+    for dummy in range(depth):
+        inner = {"a": inner} if mapping else [inner]
+    return inner
+
+
+TYPES: list[Any] = [
+    *(None, True, 0, -1, 7, 1.5, 10**400, [], ["a"], [[]], {}, {"a": "b"}, b"a", (), float("nan")),
+    *(2**63, -(2**63), 10**4000, 1e308, float("inf"), float("-inf"), -0.0),
+    *(nested(40), nested(200), nested(40, mapping=True), nested(200, mapping=True), ["a"] * 10_000),
+]
 
 IDS: list[Any] = [
     *PIECES,
@@ -130,6 +142,23 @@ DOMAINS: list[Any] = [
     *(".".join(["a" * 61] * 4) + "." + "b" * size for size in (4, 5, 6, 7)),
     *("*." + ".".join(["a" * 61] * 4) + "." + "b" * size for size in (2, 3, 4, 5)),
     *("EXAMPLE.com", "Example.COM.", "example.com..", "https://example.com", "example.com:443", "//example.com/"),
+    # What IDNA takes for a dot, an asterisk, a digit or nothing at all.
+    *("shop\u3002example\uff0ecom", "*\u3002example.com", "\uff0a.example.com", "shop.example.com\u3002", "localhost."),
+    *(
+        "\uff11\uff12\uff17.0.0.1",
+        "shop.example.\uff11",
+        "\u24e2hop.example.com",
+        "sho\u00adp.example.com",
+        "*.localhost",
+    ),
+    *("XN--BCHER-KVA.example", "xn--bcher-kva.EXAMPLE", "b\u00dcCHER.example", "stra\u1e9ee.example", "\u03c2.example"),
+    *(
+        "xn--" + "a" * 59 + ".example",
+        "xn--" + "a" * 60 + ".example",
+        "*.*.example.com",
+        "a.*.example.com",
+        "*a.example.com",
+    ),
     *("192.0.2.1", "[2001:db8::1]", "0x7f.1", "1.2.3", "user@example.com", "example.com/x?y#z", "*.com", "*.*.com"),
 ]
 

@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import pytest
@@ -17,7 +18,7 @@ from ansible_collections.agency_stack.multi_tenancy.plugins.module_utils._config
 )
 from ansible_collections.agency_stack.multi_tenancy.plugins.module_utils._images import reference
 from ansible_collections.agency_stack.multi_tenancy.plugins.module_utils._plan import InvalidInput
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 FILE = "config.yaml"
@@ -80,10 +81,25 @@ def test_all_faults_are_told_at_once() -> None:
     assert len(refused.value.faults) == 4
 
 
-def test_an_unknown_setting_is_told_with_the_place_it_comes_from() -> None:
+# The layers, weakest first -> the source of each fault.
+SOURCES: dict[str, tuple[list[dict[Any, Any]], list[str]]] = {
+    "unknown keys": ([{"color": 1}, {"colour": 1}], ["a", "b"]),
+    "values": ([{"root_domain": "a b"}, {"uid_base": 1}], ["a", "b"]),
+    "stronger value": ([{"root_domain": "a b"}, {"root_domain": "c d"}], ["b"]),
+    "same value again": ([{"uid_base": 1}, {}, {"uid_base": 1}], ["a"]),
+    "cured and brought back": ([{"uid_base": 1}, {"uid_base": 70000}, {"uid_base": 1}], ["c"]),
+    "cured": ([{"uid_base": 1, "health_timeout": 0}, {"uid_base": 70000}], ["a"]),
+    "two that do not fit": ([{"edge": {"http_port": 81}}, {}, {"edge": {"https_port": 81}}], ["c"]),
+    "below": ([{"services": {"x": {"image": "x:1"}}}, {"services": {"x": {"port": 0}}}], ["b"]),
+    "of the wrong type": ([{"edge": {"http_port": 81}}, {"services": ["site"]}], ["b"]),
+}
+
+
+@pytest.mark.parametrize(("layers", "sources"), SOURCES.values(), ids=SOURCES)
+def test_a_fault_is_told_with_the_layer_that_brought_it(layers: list[dict[Any, Any]], sources: list[str]) -> None:
     with pytest.raises(InvalidInput) as refused:
-        effective_config([(FILE, {"color": 1}), ("The call", {"colour": 1})])
-    assert [fault.split("'")[0] for fault in refused.value.faults] == [f"{FILE}: ", "The call: "]
+        effective_config(list(zip("abc", layers, strict=False)))
+    assert sorted(fault.split(":")[0] for fault in refused.value.faults) == sources
 
 
 def test_without_any_setting_every_key_is_there() -> None:
@@ -131,20 +147,52 @@ def test_another_prefix_has_a_firewall_table_of_its_own() -> None:
     assert effective_config([(FILE, {"name_prefix": "it"})])["firewall"]["table"] == "agency_stack_it"
 
 
-@pytest.mark.parametrize(
-    "settings",
-    [
-        {},
-        {"root_domain": "example.com"},
-        {"default_client_id": "first", "root_domain": "example.com", "isolation_level": "medium"},
-        {"uid_base": 200000, "network_pool": "10.1.0.0/16", "client_services": []},
-    ],
-    ids=["nothing", "one", "the three that are always written", "others"],
-)
+WRITTEN: dict[str, dict[str, Any]] = {
+    "nothing": {},
+    "one": {"root_domain": "example.com"},
+    "the three that are always written": {
+        "default_client_id": "first",
+        "root_domain": "example.com",
+        "isolation_level": "medium",
+    },
+    "others": {"uid_base": 200000, "network_pool": "10.1.0.0/16", "client_services": []},
+    "null": {"root_domain": None, "edge": None, "uid_base": None},
+    "part of a mapping": {"edge": {"http_port": 8000}},
+    "whole mapping": {"firewall": {"clients_reach_edge": True}},
+    "empty mappings": {"edge": {}, "services": {}},
+    "services": {
+        "services": {
+            "whoami": {
+                "image": "traefik/whoami:v1.11",
+                "command": ["--port=8080", "#", "\N{GRINNING FACE}", "\x85\u2028\ufeff", "a: b"],
+                "environment": {"NO": "no", "y": 1, "A_1": "'\"", "EMPTY": ""},
+                "port": 8080,
+                "cpus": 0.5,
+                "read_only": False,
+                "healthcheck": {"test": ["CMD", "x"]},
+            }
+        },
+        "client_services": ["site", "whoami"],
+    },
+}
+
+
+@pytest.mark.parametrize("settings", WRITTEN.values(), ids=WRITTEN)
 def test_the_first_file_says_what_was_chosen_and_means_the_same(settings: dict[str, Any]) -> None:
-    written = yaml.safe_load(initial_text(settings))
-    assert {key: written[key] for key in settings} == settings
+    text = initial_text(settings)
+    written = yaml.safe_load(text)
+    chosen = {key: value for key, value in settings.items() if value is not None}
+    assert {key: written[key] for key in chosen if chosen[key] or key in written} == {
+        key: value for key, value in chosen.items() if value or key in written
+    }
     assert effective_config([(FILE, written)]) == effective_config([(FILE, settings)])
+    # And stays so when it is made anew from what it says.
+    assert initial_text(written) == text
+
+
+def test_what_was_not_chosen_of_a_mapping_stands_below_it_as_a_comment() -> None:
+    text = initial_text({"edge": {"http_port": 8000}})
+    assert 'edge:\n  http_port: 8000\n#   image: "built-in"\n#   https_port: 443\n' in text
 
 
 def test_the_commented_lines_of_the_first_file_are_the_defaults() -> None:
@@ -173,25 +221,121 @@ isolation_level:   medium
 def test_setting_a_value_keeps_every_other_line() -> None:
     text = text_with(FILE_TEXT, {"root_domain": "example.com"})
     before, after = FILE_TEXT.splitlines(), text.splitlines()
-    assert after[2] == 'root_domain: "example.com"'
+    assert after[2] == 'root_domain: "example.com"   # here'
     assert after[:2] + after[3:] == before[:2] + before[3:]
 
 
-def test_a_setting_that_is_not_there_is_added_at_the_end() -> None:
-    assert text_with("a: 1", {"root_domain": "x.y"}) == 'a: 1\nroot_domain: "x.y"\n'
-    assert text_with("", {"root_domain": "x.y"}) == 'root_domain: "x.y"\n'
+# Text, settings -> text afterwards.
+EDITED: dict[str, tuple[str, dict[str, Any], str]] = {
+    "no line end": ("a: 1", {"b": "x.y"}, 'a: 1\nb: "x.y"\n'),
+    "empty text": ("", {"b": "x.y"}, 'b: "x.y"\n'),
+    "comments alone": ("# mine\n---\n", {"b": 1}, "# mine\n---\nb: 1\n"),
+    "letters beyond ASCII": (
+        "# \N{GRINNING FACE}\na: \N{SNOWMAN} # mine\nb: 1\n",
+        {"a": "\N{GRINNING FACE}"},
+        '# \N{GRINNING FACE}\na: "\N{GRINNING FACE}" # mine\nb: 1\n',
+    ),
+    "nothing to set": ("a: 1", {}, "a: 1"),
+    "already there": ("a:   {b:   1}", {"a": {"b": 1}}, "a:   {b:   1}"),
+    "null": ("a: 1\n", {"a": None}, "a: null\n"),
+    "instead of null": ("a: # mine\nb: 2\n", {"a": 1}, "a: 1 # mine\nb: 2\n"),
+    "quoted key": ("'a' : 1 # mine\n", {"a": 2}, "a: 2 # mine\n"),
+    "line ends of another system": ("a: 1\r\nb: 2\r\n", {"a": 3, "c": 4}, "a: 3\r\nb: 2\r\nc: 4\r\n"),
+    "literal": ("a: |\n  x\n  y\n\n# mine\nb: 1\n", {"a": 2}, "a: 2\n\n# mine\nb: 1\n"),
+    "several lines": ("a: x\n  y\n  z # mine\nb: 1\n", {"a": 2}, "a: 2 # mine\nb: 1\n"),
+    "list": ("a:\n- x # one\n- y # two\n# mine\nb: 1\n", {"a": ["z"]}, 'a: ["z"] # two\n# mine\nb: 1\n'),
+    "mapping on one line": ("a: {b: 1} # mine\n", {"a": {"b": 2}}, "a:\n  b: 2 # mine\n"),
+    "whole text on one line": ("{a: 1} # mine\n", {"b": 2}, "a: 1\nb: 2 # mine\n"),
+    "a value in a mapping": (
+        "a: # one\n    b: 1 # two\n    # three\n    c: 2\n# four\nd: 3\n",
+        {"a": {"b": 4, "c": 2}},
+        "a: # one\n    b: 4 # two\n    # three\n    c: 2\n# four\nd: 3\n",
+    ),
+    "another key in a mapping": (
+        "a:\n    b: 1 # one\n# two\nd: 3\n",
+        {"a": {"b": 1, "c": {"x": True}}},
+        "a:\n    b: 1 # one\n    c:\n      x: true\n# two\nd: 3\n",
+    ),
+    "keys in mappings in each other": (
+        "a:\n  b:\n    c:\n      d: 1",
+        {"a": {"b": {"c": {"d": 1, "x": 2}, "q": 3}, "z": 4}},
+        "a:\n  b:\n    c:\n      d: 1\n      x: 2\n    q: 3\n  z: 4",
+    ),
+    "a key goes": (
+        "a:\n  # one\n  b: 1 # two\n  # three\n  c: 2\n# four\nd: 3\n",
+        {"a": {"c": 2}},
+        "a:\n  # one\n  # three\n  c: 2\n# four\nd: 3\n",
+    ),
+    "the last key goes and another comes": (
+        "a: # one\r\n  b: 1\r\n  c:\r\n    d: 1 # two\r\n  # three\r\ne: 3\r\n",
+        {"a": {"b": 1, "x": 2}},
+        "a: # one\r\n  b: 1\r\n  x: 2\r\n  # three\r\ne: 3\r\n",
+    ),
+    "all keys go": ("a: # one\n  b: 1 # two\nc: 2\n", {"a": {}}, "a: {} # two\nc: 2\n"),
+    "other keys come": ("a:\n  b: 1 # one\nc: 2\n", {"a": {"x": 1}}, "a:\n  x: 1 # one\nc: 2\n"),
+    "keys from another mapping": (
+        "a: &x\n  b: 1\n  c: 2\nd:\n  <<: *x\n  e: 3\n",
+        {"d": {"b": 1, "c": 4, "e": 3}},
+        "a: &x\n  b: 1\n  c: 2\nd:\n  <<: *x\n  e: 3\n  c: 4\n",
+    ),
+    "mapping instead of a value": ("a: 1 # mine\nb: 2\n", {"a": {"x": 1}}, "a:\n  x: 1 # mine\nb: 2\n"),
+    "what another key refers to": ("a: &x 1\nb: *x\nc: 3\n", {"b": 2}, "a: &x 1\nb: 2\nc: 3\n"),
+    "what another mapping refers to": (
+        "a: &x\n  q: 1\nb: *x # mine\nc: 3\n",
+        {"b": {"q": 2}},
+        "a: &x\n  q: 1\nb:\n  q: 2 # mine\nc: 3\n",
+    ),
+}
 
 
-# JSON writes letters beyond the first plane in a way that is not YAML's; no setting can hold them.
-SCALARS = (
-    st.text(st.characters(max_codepoint=0xFFFF, exclude_categories=["Cs"]), max_size=20) | st.integers() | st.booleans()
+@pytest.mark.parametrize(("text", "settings", "after"), EDITED.values(), ids=EDITED)
+def test_only_what_differs_is_written(text: str, settings: dict[str, Any], after: str) -> None:
+    assert text_with(text, settings) == after
+    assert yaml.safe_load(after) == (yaml.safe_load(text) or {}) | settings
+    assert text_with(after, settings) == after
+
+
+# What no setting can hold: half a character, and numbers that YAML does not know in JSON's form.
+SCALARS = st.text(st.characters(exclude_categories=["Cs"]), max_size=20) | st.integers() | st.booleans()
+KEYS = st.sampled_from(["a", "b", "c", "image", "on", "NO", "null", "7", "x y", "-", "#"])
+NESTED = st.recursive(
+    SCALARS, lambda inner: st.lists(inner, max_size=3) | st.dictionaries(KEYS, inner, max_size=3), max_leaves=8
 )
+TOP = st.sampled_from(["root_domain", "isolation_level", "edge", "services", "other"])
+SETTINGS = st.dictionaries(TOP, NESTED, max_size=4)
 
 
-@given(
-    st.dictionaries(st.sampled_from(["root_domain", "isolation_level", "other", "health_timeout"]), SCALARS, max_size=4)
-)
+@given(st.dictionaries(TOP, SCALARS | st.none(), max_size=4))
 def test_what_was_set_is_what_the_file_says(settings: dict[str, Any]) -> None:
     text = text_with(FILE_TEXT, settings)
     assert yaml.safe_load(text) == yaml.safe_load(FILE_TEXT) | settings
     assert text_with(text, settings) == text
+
+
+def styled(settings: Mapping[str, Any], flows: Sequence[bool], end: str) -> str:
+    """Settings as people write them: in many styles, with a comment above each of them."""
+    text = ""
+    for number, (key, value) in enumerate(settings.items()):
+        if flows[number % len(flows)]:
+            body = f"{key}: {yaml.safe_dump([value], default_flow_style=True)[1:-2]} # end\n"
+        else:
+            body = yaml.safe_dump({key: value}, default_flow_style=False, indent=3)
+        text += f"# about {key}\n{body}\n"
+    return text.replace("\n", end)
+
+
+@given(SETTINGS, st.lists(st.booleans(), min_size=1, max_size=4), st.sampled_from(["\n", "\r\n"]), SETTINGS)
+@example({"edge": {"a": {"b": 1}}}, [False], "\n", {"edge": {"a": {"b": 1, "c": 1}, "x": 1}})
+def test_any_edit_of_any_file_keeps_all_other_keys_and_comments(
+    before: dict[str, Any], flows: list[bool], end: str, settings: dict[str, Any]
+) -> None:
+    text = styled(before, flows, end)
+    assert (yaml.safe_load(text) or {}) == before
+    after = text_with(text, settings)
+    assert (yaml.safe_load(after) or {}) == before | settings
+    assert text_with(after, settings) == after
+    assert [line for line in text.split(end) if line.startswith("# ")] == [
+        line for line in after.split(end) if line.startswith("# ")
+    ]
+    if not set(settings) & set(before):
+        assert after.startswith(text)

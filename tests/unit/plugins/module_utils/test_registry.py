@@ -450,23 +450,36 @@ def test_a_pool_that_something_else_uses_is_refused_for_new_clients_alone(networ
 # ---------------------------------------------------------------- reading
 
 ENTRY = registered(CONFIG, {"client_id": "a"})[0]
-OTHER = ENTRY | {"client_id": "b", "domain": "b.localhost", "index": 2, "uid": 1, "gid": 1, "subnet": "10.217.0.16/28"}
+OTHER = ENTRY | {
+    "client_id": "b",
+    "domain": "b.localhost",
+    "index": 2,
+    "uid": 70000,
+    "gid": 70000,
+    "subnet": "10.217.0.16/28",
+}
 
 DOCUMENTS: dict[str, tuple[Any, str]] = {
     "no mapping": ([], "is no client registry"),
     "no clients": ({"version": 1}, "is no client registry"),
     "clients that are no list": ({"version": 1, "clients": {}}, "is no client registry"),
     "later version": ({"version": 2, "clients": []}, "has version 2"),
-    "no version": ({"clients": []}, "has version None"),
-    "entry that is no mapping": ({"version": 1, "clients": ["a"]}, "entry 1 lacks a proper client_id"),
+    "no version": ({"clients": []}, "is no client registry"),
+    "entry that is no mapping": ({"version": 1, "clients": ["a"]}, "entry 1, 'a', is not allowed"),
     "entry without services": (
         {"version": 1, "clients": [{key: value for key, value in ENTRY.items() if key != "services"}]},
-        "lacks a proper services;",
+        "client 'a' lacks services, an object",
     ),
-    "index that is text": ({"version": 1, "clients": [ENTRY | {"index": "1"}]}, "lacks a proper index;"),
-    "bad id": ({"version": 1, "clients": [ENTRY | {"client_id": "../x"}]}, "'../x' is not allowed"),
-    "bad subnet": ({"version": 1, "clients": [ENTRY | {"subnet": "all"}]}, "entry 1 is damaged"),
-    "bad state": ({"version": 1, "clients": [ENTRY | {"state": "presnt"}]}, "has the state 'presnt' instead of"),
+    "index that is text": (
+        {"version": 1, "clients": [ENTRY | {"index": "1"}]},
+        "index '1' of client 'a' is not allowed",
+    ),
+    "bad id": (
+        {"version": 1, "clients": [ENTRY | {"client_id": "../x"}]},
+        "client_id '../x' of entry 1 is not allowed",
+    ),
+    "bad subnet": ({"version": 1, "clients": [ENTRY | {"subnet": "all"}]}, "subnet 'all' of client 'a' is not allowed"),
+    "bad state": ({"version": 1, "clients": [ENTRY | {"state": "presnt"}]}, "state 'presnt' of client 'a' is not"),
     "incomplete level": ({"version": 1, "clients": [ENTRY | {"isolation_level": "hard"}]}, "'hard' is not available"),
     "client twice": (
         {"version": 1, "clients": [OTHER, OTHER | {"index": 3}]},

@@ -6,12 +6,15 @@
 from __future__ import annotations
 
 import json
+import stat
 from collections.abc import Callable
+from datetime import datetime
 from pathlib import Path
 from typing import Any
 
 import pytest
 import yaml
+from ansible_collections.agency_stack.multi_tenancy.plugins.module_utils import _settings
 from ansible_collections.agency_stack.multi_tenancy.plugins.modules import platform_config
 from ansible_collections.agency_stack.multi_tenancy.tests.unit.fake_engine import FakeEngine
 from ansible_collections.agency_stack.multi_tenancy.tests.unit.helpers import ladder, tree
@@ -64,6 +67,48 @@ def test_overrides_are_used_and_not_written(run_module: Run, path: Path) -> None
     assert path.read_text(encoding="utf-8") == "root_domain: a.example\n"
 
 
+class Noon(datetime):
+    """A clock that stands still, so that a check and the run after it name the same file."""
+
+    @classmethod
+    def now(cls, tz: Any = None) -> Noon:
+        return cls(2026, 1, 31, 12, tzinfo=tz)
+
+
+def test_custom_settings_are_written_once(run_module: Run, tmp_path: Path, engine: FakeEngine, path: Path) -> None:
+    write(path, "# mine\nedge:\n  http_port: 8000 # taken\n")
+    custom = {"edge": {"https_port": 8443}, "services": {"whoami": {"image": "w:1"}}}
+    result = ladder(run_module, platform_config, tmp_path, engine, custom=custom, custom_source="agency.yml")
+    assert (result["config"]["edge"]["http_port"], result["config"]["edge"]["https_port"]) == (8000, 8443)
+    text = '# mine\nedge:\n  http_port: 8000 # taken\n  https_port: 8443\nservices:\n  whoami:\n    image: "w:1"\n'
+    assert path.read_text(encoding="utf-8") == text
+    assert run_module(platform_config)["config"] == result["config"]
+
+
+def test_force_writes_the_file_anew_and_keeps_the_old_one(
+    run_module: Run, tmp_path: Path, engine: FakeEngine, path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(_settings, "datetime", Noon)
+    write(path, "# mine\nhealth_timeout: 5\n")
+    result = ladder(run_module, platform_config, tmp_path, engine, force=True)
+    assert result["config"]["health_timeout"] == 5
+    assert "\nhealth_timeout: 5\n" in path.read_text(encoding="utf-8")
+    kept = path.with_name("config.yaml.20260131T120000Z")
+    assert kept.read_text(encoding="utf-8") == "# mine\nhealth_timeout: 5\n"
+    assert [stat.S_IMODE(file.stat().st_mode) for file in (path, kept)] == [0o640, 0o640]
+    assert stat.S_IMODE((tmp_path / "root" / "registry" / "multi_tenancy.json").stat().st_mode) == 0o644
+
+
+def test_the_settings_of_an_earlier_installer_are_taken_over(
+    run_module: Run, tmp_path: Path, engine: FakeEngine, path: Path
+) -> None:
+    text = "default_client: main\nroot_domain: a.example\nisolation_level: medium\nclients_file: x\npaths: {}\n"
+    write(path, text)
+    result = ladder(run_module, platform_config, tmp_path, engine)
+    assert (result["config"]["default_client_id"], result["config"]["root_domain"]) == ("main", "a.example")
+    assert path.with_name("config.yaml.before-upgrade").read_text(encoding="utf-8") == text
+
+
 FAULTS: dict[str, tuple[bytes, dict[str, Any], str]] = {
     "no YAML": (b"root_domain: [\n", {}, "is no valid YAML at line 2, column 1"),
     "a date that is none": (b"root_domain: 2026-13-45\n", {}, "is no valid YAML"),
@@ -74,12 +119,23 @@ FAULTS: dict[str, tuple[bytes, dict[str, Any], str]] = {
     "unknown key that is set": (b"", {"set": {"colour": "red"}}, "'colour' is no setting"),
     "unknown override": (b"", {"overrides": {"colour": "red"}}, "The call: 'colour' is no setting"),
     "bad value that is set": (b"", {"set": {"isolation_level": "hard"}}, "'hard' is not available"),
-    "key in an odd form": (
-        b'"root_domain": a.example\n"root_domain" : b.example\n',
-        {"set": {"root_domain": "c d"}},
-        "'c d' is not",
+    "key twice": (
+        b'"root_domain": a.example\nroot_domain : b.example\n',
+        {"set": {"root_domain": "c.example"}},
+        "line 2, column 1: the key root_domain stands there twice",
     ),
-    "text that no line can be set in": (b"x: |\n  a\n...\n", {"set": {"root_domain": "c.example"}}, "valid YAML"),
+    "text that no line can be set in": (
+        b"health_timeout: 5\n...\n",
+        {"set": {"root_domain": "c.example"}},
+        "root_domain cannot be set in",
+    ),
+    "unknown custom setting": (
+        b"",
+        {"custom": {"colour": "red"}, "custom_source": "agency.yml"},
+        "agency.yml: 'colour' is no setting",
+    ),
+    "bad custom value": (b"", {"custom": {"edge": {"http_port": 443}}}, "custom settings: edge: http_port"),
+    "bad value with force": (b"uid_base: 1\n", {"force": True}, "config.yaml: uid_base must"),
 }
 
 
