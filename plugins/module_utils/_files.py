@@ -30,6 +30,20 @@ def read_text(path: str) -> str | None:
         raise TenancyError(f"{path} is not UTF-8 text (byte {exc.start}); restore it from a copy.") from exc
 
 
+# How the system says that nothing stands at a path; the last for a link to itself.
+NOT_THERE = (errno.ENOENT, errno.ENOTDIR, errno.ELOOP)
+
+
+def names_in(path: str) -> list[str]:
+    """The names in a directory, sorted; none when there is no directory."""
+    try:
+        return sorted(os.listdir(path))
+    except OSError as exc:
+        if exc.errno in NOT_THERE:
+            return []
+        raise
+
+
 def sync_directory(path: str) -> None:
     """Make the names in a directory durable."""
     fd = os.open(path, os.O_RDONLY | os.O_DIRECTORY)
@@ -37,6 +51,15 @@ def sync_directory(path: str) -> None:
         os.fsync(fd)
     finally:
         os.close(fd)
+
+
+# How the names of half-written files end.
+_HALF_WRITTEN = ".agency_stack.tmp"
+
+
+def is_half_written(name: str) -> bool:
+    """Whether a file of this name is one that atomic_write() has not finished."""
+    return name.startswith(".") and name.endswith(_HALF_WRITTEN)
 
 
 def atomic_write(
@@ -49,6 +72,8 @@ def atomic_write(
 ) -> None:
     """Replace a file as a whole: temporary file, fsync, rename, fsync of the directory.
 
+    What earlier writers, killed in the midst of it, left in the place of the temporary file is removed.
+
     Args:
         path: The file.
         data: Its whole content.
@@ -58,8 +83,9 @@ def atomic_write(
         staging_dir: Where the temporary file is made, on the same file system; the file's own directory when None.
             Directories that Traefik watches need another one: a temporary file inside delays its reload by 2 s.
     """
-    directory = os.path.dirname(path)
-    fd, temporary = tempfile.mkstemp(prefix=f".{os.path.basename(path)}.", dir=staging_dir or directory)
+    directory, name = os.path.split(path)
+    _remove_half_written(staging_dir or directory)
+    fd, temporary = _half_written(staging_dir or directory, name)
     try:
         with os.fdopen(fd, "wb") as handle:
             if uid is not None or gid is not None:
@@ -68,7 +94,8 @@ def atomic_write(
             handle.write(data)
             handle.flush()
             os.fsync(fd)
-        os.replace(temporary, path)
+            # While the file is open, and so locked.
+            os.replace(temporary, path)
     except BaseException:
         with contextlib.suppress(FileNotFoundError):
             os.unlink(temporary)
@@ -76,15 +103,48 @@ def atomic_write(
     sync_directory(directory)
 
 
+def _half_written(directory: str, name: str) -> tuple[int, str]:
+    """A new temporary file: (descriptor, path).
+
+    It is locked as long as its writer lives, so that it can be told from one whose writer was killed. Each has a name
+    of its own: writers of one file do not wait for each other, and nobody can put something in its place beforehand.
+    """
+    while True:
+        fd, path = tempfile.mkstemp(_HALF_WRITTEN, f".{name}.", directory)
+        with contextlib.suppress(BlockingIOError):
+            fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            if os.fstat(fd).st_nlink:
+                return fd, path
+        # Another writer took it for a dead one's before it was locked.
+        os.close(fd)
+
+
+def _remove_half_written(directory: str) -> None:
+    """Remove the temporary files whose writers were killed; what cannot be removed hinders nobody."""
+    with contextlib.suppress(OSError):
+        for name in filter(is_half_written, os.listdir(directory)):
+            path = os.path.join(directory, name)
+            with contextlib.suppress(OSError):
+                # Whatever a client may have put there is opened without effect, and no link is followed.
+                fd = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
+                try:
+                    fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                    os.unlink(path)
+                finally:
+                    os.close(fd)
+
+
+_FOLDER = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
+
+
 def ensure_directory(
     path: str,
     mode: int,
     uid: int = 0,
     gid: int = 0,
-    trusted: str | None = None,
     attributes: Mapping[str, bytes] | None = None,
 ) -> None:
-    """Make a directory below an existing one, or give an existing one this owner and mode.
+    """Make a directory in an existing one that nobody but root can write, or give it this owner and mode.
 
     A symbolic link or a file in its place is refused: root never follows what somebody else may have planted.
 
@@ -93,30 +153,21 @@ def ensure_directory(
         mode: Its permission bits.
         uid: Its owner.
         gid: Its group.
-        trusted: A directory above it that nobody but root can change; the parent when None. No part of the path below
-            it may be a link, and none can be made one meanwhile, since each is opened from the one before.
         attributes: Extended attributes to set.
     """
-    base = trusted or os.path.dirname(path)
-    *between, name = os.path.relpath(path, base).split("/")
+    above, name = os.path.split(path)
     with contextlib.ExitStack() as opened:
-
-        def enter(part: str, parent: int | None, nofollow: int = os.O_NOFOLLOW) -> int:
-            try:
-                fd = os.open(part, os.O_RDONLY | os.O_DIRECTORY | nofollow, dir_fd=parent)
-            except OSError as exc:
-                if exc.errno in (errno.ELOOP, errno.ENOTDIR):
-                    raise TenancyError(f"{path} must be a directory and is something else; move it away.") from exc
-                raise
-            opened.callback(os.close, fd)
-            return fd
-
-        parent = enter(base, None, 0)
-        for part in between:
-            parent = enter(part, parent)
+        parent = os.open(above, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+        opened.callback(os.close, parent)
         with contextlib.suppress(FileExistsError):
             os.mkdir(name, 0o700, dir_fd=parent)
-        fd = enter(name, parent)
+        try:
+            fd = os.open(name, _FOLDER, dir_fd=parent)
+        except OSError as exc:
+            if exc.errno in (errno.ELOOP, errno.ENOTDIR):
+                raise TenancyError(f"{path} must be a directory and is something else; move it away.") from exc
+            raise
+        opened.callback(os.close, fd)
         status = os.fstat(fd)
         if (status.st_uid, status.st_gid) != (uid, gid):
             os.fchown(fd, uid, gid)
@@ -124,9 +175,6 @@ def ensure_directory(
             os.fchmod(fd, mode)
         for attribute, value in (attributes or {}).items():
             os.setxattr(fd, attribute, value)
-
-
-_FOLDER = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
 
 
 def walk_folders(path: str) -> Iterator[tuple[int, str | None]]:

@@ -17,12 +17,13 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from ansible_collections.agency_stack.multi_tenancy.plugins.module_utils._files import read_text
+from ansible_collections.agency_stack.multi_tenancy.plugins.module_utils._plan import TenancyError
 
 PORT_START = "/proc/sys/net/ipv4/ip_unprivileged_port_start"
 OLDEST_DEBIAN = 12
 
 # What the host needs: the Debian package, and how to see that it is there.
-PROGRAMS = {"nftables": "nft", "procps": "sysctl"}
+PROGRAMS = {"nftables": "nft", "procps": "sysctl", "logrotate": "logrotate"}
 LIBRARIES = {"python3-docker": "docker", "python3-yaml": "yaml", "python3-cryptography": "cryptography"}
 ENGINE_PACKAGE = "docker.io"
 
@@ -98,6 +99,19 @@ def missing_packages(engine_answers: bool) -> list[str]:
     if not engine_answers and shutil.which("dockerd", path=path) is None:
         missing.append(ENGINE_PACKAGE)
     return missing
+
+
+def read_rotation(table: str) -> dict[str, str]:
+    """The file that tells logrotate of our logs: its path, and its text, empty when there is none that is text.
+
+    Args:
+        table: Name of the platform's firewall table, after which the file is named.
+    """
+    path = f"/etc/logrotate.d/{table.replace('_', '-')}"
+    try:
+        return {"path": path, "text": read_text(path) or ""}
+    except TenancyError:
+        return {"path": path, "text": ""}
 
 
 def read_port_start() -> int:

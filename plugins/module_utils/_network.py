@@ -6,11 +6,15 @@
 from __future__ import annotations
 
 import ipaddress
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from ansible_collections.agency_stack.multi_tenancy.plugins.module_utils._labels import LABEL_PLATFORM, LABEL_SPEC
+from ansible_collections.agency_stack.multi_tenancy.plugins.module_utils._labels import (
+    LABEL_CLIENT,
+    LABEL_PLATFORM,
+    LABEL_SPEC,
+)
 from ansible_collections.agency_stack.multi_tenancy.plugins.module_utils._plan import Change, spec_hash
 
 _BRIDGE_NAME = "com.docker.network.bridge.name"
@@ -87,22 +91,18 @@ def plan_networks(
 
 
 def plan_network_removal(
-    unwanted: Sequence[NetworkSpec], actual: Iterable[Mapping[str, Any]], platform: str
+    client_ids: Collection[str], actual: Iterable[Mapping[str, Any]], platform: str
 ) -> list[Change]:
-    """The networks of the platform among the engine's that must go; foreign ones of the same name stay."""
-    by_name = {network["Name"]: network for network in actual}
-    return [
-        Change(
-            action="delete",
-            kind="network",
-            name=spec.name,
-            before=read_network(by_name[spec.name]),
-            client_id=spec.client_id,
-            payload=spec,
-        )
-        for spec in unwanted
-        if spec.name in by_name and (by_name[spec.name].get("Labels") or {}).get(LABEL_PLATFORM) == platform
-    ]
+    """All networks of the platform that carry the label of one of these clients; foreign ones stay."""
+    changes = []
+    for network in sorted(actual, key=lambda network: str(network["Name"])):
+        labels = network.get("Labels") or {}
+        client_id = labels.get(LABEL_CLIENT)
+        if labels.get(LABEL_PLATFORM) == platform and client_id in client_ids:
+            before = read_network(network)
+            found = NetworkSpec(name=network["Name"], client_id=client_id, labels=labels, **before)
+            changes.append(Change("delete", "network", found.name, before, client_id=client_id, payload=found))
+    return changes
 
 
 def read_network(network: Mapping[str, Any]) -> dict[str, Any]:

@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Iterable, Mapping
 from typing import Any
 
@@ -22,15 +23,20 @@ from ansible_collections.agency_stack.multi_tenancy.plugins.module_utils._host i
     missing_packages,
     read_listeners,
     read_port_start,
+    read_rotation,
     read_routes,
     read_system,
 )
 from ansible_collections.agency_stack.multi_tenancy.plugins.module_utils._images import BUILT_IN, reference
 from ansible_collections.agency_stack.multi_tenancy.plugins.module_utils._labels import LABEL_COMPONENT, LABEL_PLATFORM
 from ansible_collections.agency_stack.multi_tenancy.plugins.module_utils._layout import Layout
+from ansible_collections.agency_stack.multi_tenancy.plugins.module_utils._names import shown
 from ansible_collections.agency_stack.multi_tenancy.plugins.module_utils._network import foreign_subnets
 from ansible_collections.agency_stack.multi_tenancy.plugins.module_utils._nft import Host, wanted_firewall
 from ansible_collections.agency_stack.multi_tenancy.plugins.module_utils._plan import InvalidInput, TenancyError
+
+# It stands in logrotate's file, where blanks, quotes and the characters of patterns mean something.
+_PATH = re.compile(r"/[A-Za-z0-9._/-]+")
 
 
 def ask_engine(docker_host: str, config: Mapping[str, Any] | None) -> dict[str, Any]:
@@ -107,12 +113,13 @@ def read_host(
         "missing_images": list(facts.missing_images),
         "occupied": [{"subnet": subnet, "what": what} for subnet, what in facts.subnets],
         "port_start": facts.port_start,
+        "rotation": {} if config is None else read_rotation(config["firewall"]["table"]),
         "systemd": facts.systemd,
     }, faults
 
 
 def _faults_of_place(config: Mapping[str, Any], layout: Layout, homes: Iterable[str]) -> list[str]:
-    """Why the platform cannot lie there: another one has its names, or the firewall cannot be loaded from there."""
+    """Why the platform cannot lie there: another one has its names, or other programs cannot read such paths."""
     prefix = config["name_prefix"]
     faults = [
         f"The platform with the name_prefix '{prefix}' on this engine lies in {home.rpartition('/multi_tenancy/')[0]}, "
@@ -120,6 +127,11 @@ def _faults_of_place(config: Mapping[str, Any], layout: Layout, homes: Iterable[
         for home in homes
         if home != layout.base("traefik")
     ]
+    if _PATH.fullmatch(layout.log_dir) is None:
+        faults.append(
+            f"log_dir {shown(layout.log_dir)} is not allowed: use an absolute path of letters, digits, "
+            "'.', '_', '-' and '/'."
+        )
     host = Host(config["firewall"]["table"], layout.base("firewall.nft"))
     try:
         wanted_firewall(host, f"{prefix}-", [], [])

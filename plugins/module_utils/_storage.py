@@ -9,12 +9,14 @@ import os
 import re
 import stat
 import struct
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
 from ansible_collections.agency_stack.multi_tenancy.plugins.module_utils._files import (
+    NOT_THERE,
     ensure_directory,
+    names_in,
     sync_directory,
     walk_folders,
 )
@@ -39,7 +41,6 @@ class Directory:
         uid: Owner.
         gid: Group.
         reader: uid that a default ACL lets read and write every file made in it, under any umask; None: no ACL.
-        trusted: The directory above it below which a client may have planted links; None: none but root writes there.
     """
 
     path: str
@@ -47,7 +48,6 @@ class Directory:
     uid: int
     gid: int
     reader: int | None = None
-    trusted: str | None = None
 
     def shown(self) -> dict[str, Any]:
         """As the diff shows it."""
@@ -81,8 +81,10 @@ def read_directory(directory: Directory) -> dict[str, Any] | None:
     """What stands at a directory's path, in the form of Directory.shown(); None when nothing does."""
     try:
         status = os.lstat(directory.path)
-    except (FileNotFoundError, NotADirectoryError):
-        return None
+    except OSError as exc:
+        if exc.errno in NOT_THERE:
+            return None
+        raise
     shown: dict[str, Any] = {"mode": f"{stat.S_IMODE(status.st_mode):04o}", "uid": status.st_uid, "gid": status.st_gid}
     if not stat.S_ISDIR(status.st_mode):
         shown["type"] = "not a directory"
@@ -94,6 +96,17 @@ def read_directory(directory: Directory) -> dict[str, Any] | None:
         if acl == default_acl(directory.reader):
             shown["default_acl_reader"] = directory.reader
     return shown
+
+
+def read_places(paths: Iterable[str]) -> dict[str, dict[str, Any] | None]:
+    """What read_directory() sees at each of these paths."""
+    return {path: read_directory(Directory(path, 0, 0, 0)) for path in paths}
+
+
+def kept_folders(layout: Layout) -> dict[str, int]:
+    """The group of each folder of a removed client, by name."""
+    found = read_places(map(layout.removed, names_in(layout.removed(""))))
+    return {os.path.basename(path): seen["gid"] for path, seen in found.items() if seen is not None}
 
 
 def default_acl(reader: int) -> bytes:
@@ -115,50 +128,58 @@ def default_acl(reader: int) -> bytes:
 def apply_directory(directory: Directory) -> None:
     """Make a directory as it is wanted."""
     attributes = {} if directory.reader is None else {_ACL_XATTR: default_acl(directory.reader)}
-    ensure_directory(directory.path, directory.mode, directory.uid, directory.gid, directory.trusted, attributes)
+    ensure_directory(directory.path, directory.mode, directory.uid, directory.gid, attributes)
 
 
-def plan_removal(clients: Iterable[Mapping[str, Any]], present: Callable[[str], bool], layout: Layout) -> list[Change]:
+def places(client: Mapping[str, Any], layout: Layout) -> tuple[str, str, str]:
+    """A client's folder, where it is kept once the client is removed, and the folder of its logs."""
+    client_id = client["client_id"]
+    return layout.client(client_id), layout.removed(removed_name(client)), layout.client_log(client_id)
+
+
+def plan_removal(
+    clients: Iterable[Mapping[str, Any]], actual: Mapping[str, Mapping[str, Any] | None], layout: Layout
+) -> list[Change]:
     """What becomes of the folders of absent clients.
 
     Args:
         clients: Registry entries; `removal` says whether the data is kept, `removed_at` names the kept folder, so that
             an interrupted removal goes on to the same place.
-        present: Whether a path exists.
+        actual: What read_places() saw at the places() of each client.
         layout: Where everything lies.
     """
     changes = []
     for client in clients:
         client_id = client["client_id"]
-        folder, log = layout.client(client_id), layout.client_log(client_id)
-        kept = layout.removed(removed_name(client))
+        folder, kept, log = places(client, layout)
         keep = client.get("removal", "keep") == "keep"
-        if present(folder):
+        if actual[folder] is not None:
             after = {"kept in": kept} if keep else None
             changes.append(_fate("client folder", folder, after, client_id, Move(folder, kept)))
-        if not keep and (present(folder) or present(kept)):
+        if not keep and (actual[folder] or actual[kept]) is not None:
             # Moved away first, so that the name is free at once however long the deletion takes.
             changes.append(_fate("removed data", kept, None, client_id, Erase(kept)))
-        if present(log):
-            # Kept, but root's alone: the uid may be given to another client.
-            closed = Directory(log, 0o700, 0, 0)
-            if not keep:
-                changes.append(_fate("client log folder", log, None, client_id, Erase(log)))
-            elif read_directory(closed) != closed.shown():
-                changes.append(_fate("client log folder", log, closed.shown(), client_id, closed))
+        closed = closed_log(log)
+        if actual[log] is not None and not keep:
+            changes.append(_fate("client log folder", log, None, client_id, Erase(log)))
+        elif actual[log] not in (None, closed.shown()):
+            changes.append(_fate("client log folder", log, closed.shown(), client_id, closed))
     return changes
 
 
-def plan_adoption(
-    client: Mapping[str, Any], wanted: str, kept: Iterable[str], group: Callable[[str], int], layout: Layout
-) -> Change:
+def closed_log(path: str) -> Directory:
+    """The log folder of a removed client: kept, but root's alone, since the uid may be given to another client."""
+    return Directory(path, 0o700, 0, 0)
+
+
+def plan_adoption(client: Mapping[str, Any], wanted: str, kept: Mapping[str, int], layout: Layout) -> Change:
     """How a client gets the kept folder of an earlier one of its name back.
 
     Args:
         client: Its registry entry.
         wanted: Name of the kept folder, or `latest`.
-        kept: Names of all kept folders.
-        group: The group of a folder; a client's folder belongs to the client's group, whose number its uid had too.
+        kept: The group of each kept folder, by name; a client's folder belongs to the client's group, whose number its
+            uid had too.
         layout: Where everything lies.
 
     Raises:
@@ -172,7 +193,7 @@ def plan_adoption(
         )
     name = own[-1] if wanted == "latest" else wanted
     source, target = layout.removed(name), layout.client(client_id)
-    old = group(source)
+    old = kept[name]
     if old == 0:
         raise TenancyError(
             f"{source} belongs to root's group, so it does not tell which files in it are the client's; "
@@ -197,7 +218,10 @@ class Move:
 
     def apply(self) -> None:
         """Rename it; one step, so that it is whole at one of the two places at every moment."""
-        ensure_directory(os.path.dirname(self.target), 0o700)
+        parent = os.path.dirname(self.target)
+        if not os.path.isdir(parent):
+            # removed/ is made by the first removal; the parent of clients' folders has a mode of its own.
+            ensure_directory(parent, 0o700)
         os.rename(self.source, self.target)
         sync_directory(os.path.dirname(self.target))
         sync_directory(os.path.dirname(self.source))
@@ -242,15 +266,20 @@ class Adopt:
 
     def apply(self) -> None:
         """Hand its files over to the new uid, then move it; run again after an interruption it goes on."""
-        for fd, back_from in walk_folders(self.source):
-            for name in os.listdir(fd) if back_from is None else ():
-                status = os.stat(name, dir_fd=fd, follow_symlinks=False)
-                uid = self.new[0] if status.st_uid == self.old[0] else -1
-                gid = self.new[1] if status.st_gid == self.old[1] else -1
-                if (uid, gid) != (-1, -1):
-                    os.chown(name, uid, gid, dir_fd=fd, follow_symlinks=False)
-                _hand_over_acls(f"/proc/self/fd/{fd}/{name}", self.old[0], self.new[0])
+        hand_over(self.source, self.old, self.new)
         Move(self.source, self.target).apply()
+
+
+def hand_over(folder: str, old: tuple[int, int], new: tuple[int, int]) -> None:
+    """Give what belongs to one uid and gid in a folder to others, as do its ACLs; the folder itself stays as it is."""
+    for fd, back_from in walk_folders(folder):
+        for name in os.listdir(fd) if back_from is None else ():
+            status = os.stat(name, dir_fd=fd, follow_symlinks=False)
+            uid = new[0] if status.st_uid == old[0] else -1
+            gid = new[1] if status.st_gid == old[1] else -1
+            if (uid, gid) != (-1, -1):
+                os.chown(name, uid, gid, dir_fd=fd, follow_symlinks=False)
+            _hand_over_acls(f"/proc/self/fd/{fd}/{name}", old[0], new[0])
 
 
 def _hand_over_acls(path: str, old: int, new: int) -> None:

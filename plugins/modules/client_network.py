@@ -155,14 +155,14 @@ def run(module: AnsibleModule) -> None:
     """Plan and apply."""
     params = module.params
     platform = params["config"]["name_prefix"]
-    wanted = [network(client, params["config"]) for client in params["clients"]]
     engine = connect_for(module, params["docker_host"])
     with engine_errors("Listing the networks"):
         actual = engine.networks() if engine else []
     if params["state"] == "present":
+        wanted = [network(client, params["config"]) for client in params["clients"]]
         changes = plan_networks(wanted, actual, platform, params["force"])
     else:
-        changes = plan_network_removal(wanted, actual, platform)
+        changes = plan_network_removal([client["client_id"] for client in params["clients"]], actual, platform)
     result = converge(
         module, changes, lambda change: apply_network(engine, change, platform), params["log_dir"], WORKERS
     )

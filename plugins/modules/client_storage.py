@@ -87,6 +87,8 @@ from ansible_collections.agency_stack.multi_tenancy.plugins.module_utils._argspe
 from ansible_collections.agency_stack.multi_tenancy.plugins.module_utils._files import (
     atomic_write,
     ensure_directory,
+    is_half_written,
+    names_in,
     read_text,
 )
 from ansible_collections.agency_stack.multi_tenancy.plugins.module_utils._layout import Layout
@@ -99,21 +101,19 @@ from ansible_collections.agency_stack.multi_tenancy.plugins.module_utils._storag
     Erase,
     Move,
     apply_directory,
+    kept_folders,
+    places,
     plan_adoption,
     plan_directories,
     plan_removal,
     read_directory,
+    read_places,
 )
 from ansible_collections.agency_stack.multi_tenancy.plugins.module_utils._tenant import (
     directories,
     effective_text,
     welcome_page,
 )
-
-
-def group_of(path: str) -> int:
-    """The group of a folder."""
-    return os.lstat(path).st_gid
 
 
 def read_derived(path: str) -> str | None:
@@ -125,11 +125,8 @@ def read_derived(path: str) -> str | None:
 
 
 def has_files(path: str) -> bool:
-    """Whether there is anything in a folder."""
-    try:
-        return bool(os.listdir(path))
-    except (FileNotFoundError, NotADirectoryError):
-        return False
+    """Whether there is anything in a folder but what a killed writer left."""
+    return not all(map(is_half_written, names_in(path)))
 
 
 def plan_present(module: AnsibleModule, layout: Layout, failures: list[dict[str, Any]]) -> list[Change]:
@@ -137,12 +134,12 @@ def plan_present(module: AnsibleModule, layout: Layout, failures: list[dict[str,
     config, restore = module.params["config"], module.params["restore"]
     changes: list[Change] = []
     clients = []
+    kept = kept_folders(layout) if restore else {}
     for client in module.params["clients"]:
         client_id = client["client_id"]
         if client_id in restore and not os.path.lexists(layout.client(client_id)):
-            kept = os.listdir(layout.removed("")) if os.path.isdir(layout.removed("")) else []
             try:
-                changes.append(plan_adoption(client, restore[client_id], kept, group_of, layout))
+                changes.append(plan_adoption(client, restore[client_id], kept, layout))
             except TenancyError as exc:
                 failures.append({"client_id": client_id, "msg": f"Client {client_id}: {exc}"})
                 continue
@@ -190,7 +187,8 @@ def run(module: AnsibleModule) -> None:
         # It becomes a part of paths in which root moves and deletes.
         check_client_id(client.get("client_id"))
     if params["state"] == "absent":
-        changes = plan_removal(params["clients"], os.path.lexists, layout)
+        actual = read_places(path for client in params["clients"] for path in places(client, layout))
+        changes = plan_removal(params["clients"], actual, layout)
     else:
         changes = plan_present(module, layout, failures)
     result = converge(module, changes, apply_change, params["log_dir"])

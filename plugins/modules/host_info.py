@@ -81,6 +81,11 @@ port_start:
   returned: success
   type: int
   sample: 1024
+rotation:
+  description: C(path) and present C(text) of the file that tells logrotate of the platform's logs.
+  returned: success, with O(config)
+  type: dict
+  sample: {"path": "/etc/logrotate.d/agency-stack", "text": ""}
 systemd:
   description: Whether systemd runs the host.
   returned: success

@@ -95,6 +95,8 @@ from ansible_collections.agency_stack.multi_tenancy.plugins.module_utils._firewa
 from ansible_collections.agency_stack.multi_tenancy.plugins.module_utils._host import engine_is_managed
 from ansible_collections.agency_stack.multi_tenancy.plugins.module_utils._labels import LABEL_PLATFORM
 from ansible_collections.agency_stack.multi_tenancy.plugins.module_utils._layout import Layout
+from ansible_collections.agency_stack.multi_tenancy.plugins.module_utils._leftovers import find_leftovers
+from ansible_collections.agency_stack.multi_tenancy.plugins.module_utils._leftovers_read import look
 from ansible_collections.agency_stack.multi_tenancy.plugins.module_utils._nft import Host, table_state, wanted_firewall
 from ansible_collections.agency_stack.multi_tenancy.plugins.module_utils._plan import TenancyError
 from ansible_collections.agency_stack.multi_tenancy.plugins.module_utils._registry import select_clients
@@ -171,12 +173,12 @@ def run(module: AnsibleModule) -> None:
         findings.insert(0, f"The firewall table is {firewall}: clients may reach each other; run make multi_tenancy.")
     if not edges or not edges[0].serves:
         findings.insert(0, "The edge does not run, so no site can be reached; run make multi_tenancy.")
-    known = {client["client_id"] for client in document["clients"]}
+    seen = look(engine, [state for states in by_client.values() for state in states], prefix, layout)
+    # Containers of clients on their way out are told with their client.
     findings += [
-        f"Container {state.name} belongs to client {client_id}, who is not in the registry."
-        for client_id, states in by_client.items()
-        if client_id is not None and client_id not in known
-        for state in states
+        left.sentence
+        for left in find_leftovers(seen, document["clients"], layout)
+        if not (left.known and left.kind == "container")
     ]
     module.exit_json(
         changed=False,

@@ -5,8 +5,13 @@
 
 from __future__ import annotations
 
+import contextlib
 import errno
+import fcntl
+import itertools
+import multiprocessing
 import os
+import random
 import stat
 import threading
 import time
@@ -18,10 +23,13 @@ from ansible_collections.agency_stack.multi_tenancy.plugins.module_utils import 
 from ansible_collections.agency_stack.multi_tenancy.plugins.module_utils._files import (
     atomic_write,
     ensure_directory,
+    is_half_written,
     locked,
+    names_in,
     read_text,
 )
 from ansible_collections.agency_stack.multi_tenancy.plugins.module_utils._plan import TenancyError
+from ansible_collections.agency_stack.multi_tenancy.tests.unit.helpers import Killed, Saboteur
 
 
 def modes(path: Path) -> tuple[int, int, int]:
@@ -57,6 +65,13 @@ def test_a_process_that_ended_has_no_text(tmp_path: Path, monkeypatch: pytest.Mo
 
     monkeypatch.setattr("builtins.open", gone)
     assert read_text("/proc/1/cgroup") is None
+
+
+def test_the_names_in_a_directory_are_sorted_and_none_without_one(tmp_path: Path) -> None:
+    for name in ("b", ".c", "a"):
+        (tmp_path / name).touch()
+    assert names_in(str(tmp_path)) == [".c", "a", "b"]
+    assert names_in(str(tmp_path / "none")) == names_in(str(tmp_path / "a")) == []
 
 
 # ---------------------------------------------------------------- writing
@@ -168,6 +183,186 @@ def test_whatever_fails_the_file_is_old_or_new_and_nothing_is_left(
     assert {entry.name for entry in path.parent.iterdir()} <= {"file"}
 
 
+# ---------------------------------------------------------------- writers that were killed
+
+CALLS = ("listdir", "open", "close", "unlink", "fstat", "fchown", "fchmod", "fsync", "replace")
+
+
+def write_and_die(path: str, staging: str | None, at: int) -> None:
+    """Write in a process of its own, which ends at its system call number `at`; exits with 0 when there is none."""
+    patch = pytest.MonkeyPatch()
+    saboteur = Saboteur(patch, CALLS, at, Killed(), True)
+    with contextlib.suppress(Killed):
+        atomic_write(path, b"new content", 0o600, 0, 0, staging)
+    os._exit(saboteur.count >= at)
+
+
+@pytest.mark.parametrize("staged", [True, False], ids=["staged elsewhere", "staged beside"])
+@pytest.mark.parametrize("next_one", ["file", "another"])
+def test_what_a_writer_killed_at_any_system_call_left_is_gone_after_the_next_write(
+    tmp_path: Path, staged: bool, next_one: str
+) -> None:
+    fork = multiprocessing.get_context("fork")
+    left = 0
+    for at in itertools.count(1):
+        path, staging = tmp_path / str(at) / "file", tmp_path / f"{at}-staging"
+        path.parent.mkdir()
+        staging.mkdir()
+        path.write_bytes(b"old content")
+        where = str(staging) if staged else None
+        writer = fork.Process(target=write_and_die, args=(str(path), where, at))
+        writer.start()
+        writer.join()
+        if writer.exitcode == 0:
+            break
+        assert path.read_bytes() in (b"old content", b"new content")
+        left += any(is_half_written(name) for name in [*os.listdir(path.parent), *os.listdir(staging)])
+        after = path.parent / next_one
+        atomic_write(str(after), b"after", staging_dir=where)
+        assert after.read_bytes() == b"after"
+        assert set(os.listdir(path.parent)) == {"file", next_one}
+        assert os.listdir(staging) == []
+    # Without them nothing was tested.
+    assert left >= 5
+
+
+def test_the_file_of_a_living_writer_stays(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A second writer of the same file comes while the first one is in the midst of it."""
+    path = tmp_path / "file"
+    real_fsync = os.fsync
+    seen: list[list[str]] = []
+
+    def meanwhile(fd: int) -> None:
+        if not seen:
+            seen.append(os.listdir(tmp_path))
+            atomic_write(str(path), b"second")
+            assert path.read_bytes() == b"second"
+            seen.append(sorted(os.listdir(tmp_path)))
+        real_fsync(fd)
+
+    monkeypatch.setattr(os, "fsync", meanwhile)
+    atomic_write(str(path), b"first")
+    [half] = seen[0]
+    assert is_half_written(half)
+    assert seen[1] == [half, "file"]
+    assert path.read_bytes() == b"first"
+    assert os.listdir(tmp_path) == ["file"]
+
+
+@pytest.mark.parametrize("still_there", [True, False], ids=["during the removal", "after the removal"])
+def test_a_file_that_is_taken_for_a_dead_writers_before_it_is_locked_is_made_anew(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, still_there: bool
+) -> None:
+    path = tmp_path / "file"
+    real_flock, real_unlink = fcntl.flock, os.unlink
+    taken: list[str] = []
+
+    def flock(fd: int, operation: int) -> None:
+        if taken:
+            real_flock(fd, operation)
+            return
+        [name] = os.listdir(tmp_path)
+        taken.append(name)
+        if still_there:
+            with (tmp_path / name).open("rb") as other:
+                real_flock(other, fcntl.LOCK_EX)
+                try:
+                    real_flock(fd, operation)
+                finally:
+                    real_unlink(tmp_path / name)
+        else:
+            real_unlink(tmp_path / name)
+            real_flock(fd, operation)
+
+    monkeypatch.setattr(fcntl, "flock", flock)
+    atomic_write(str(path), b"new")
+    assert is_half_written(taken[0])
+    assert path.read_bytes() == b"new"
+    assert os.listdir(tmp_path) == ["file"]
+
+
+# What lies in the place of temporary files -> whether it stays.
+IN_THE_WAY: dict[str, tuple[Callable[[Path, Path], object], bool]] = {
+    "link": (lambda path, victim: path.symlink_to(victim), True),
+    "folder": (lambda path, _victim: path.mkdir(), True),
+    "socket": (lambda path, _victim: os.mknod(path, stat.S_IFSOCK | 0o600), True),
+    # They lose that name and nothing else.
+    "hard link": (lambda path, victim: path.hardlink_to(victim), False),
+    "FIFO": (lambda path, _victim: os.mkfifo(path), False),
+}
+
+
+@pytest.mark.parametrize(("make", "stays"), IN_THE_WAY.values(), ids=IN_THE_WAY)
+def test_what_somebody_put_in_the_place_of_temporary_files_hinders_nobody(
+    tmp_path: Path, make: Callable[[Path, Path], object], stays: bool
+) -> None:
+    victim, path = tmp_path / "victim", tmp_path / "dir" / "file"
+    victim.write_bytes(b"mine")
+    path.parent.mkdir()
+    planted = path.parent / ".file.abc.agency_stack.tmp"
+    make(planted, victim)
+    atomic_write(str(path), b"new")
+    assert (path.read_bytes(), victim.read_bytes()) == (b"new", b"mine")
+    assert os.path.lexists(planted) == stays
+
+
+NAMES = {
+    ".file.x1_.agency_stack.tmp": True,
+    ".agency_stack.tmp": True,
+    "file.agency_stack.tmp": False,
+    ".config.yaml.20260131": False,
+    ".file.tmp": False,
+    ".agency_stack": False,
+    "file": False,
+}
+
+
+@pytest.mark.parametrize(("name", "half"), NAMES.items())
+def test_half_written_files_are_known_by_their_names_and_no_others_are_touched(
+    tmp_path: Path, name: str, half: bool
+) -> None:
+    assert is_half_written(name) == half
+    (tmp_path / name).write_bytes(b"")
+    atomic_write(str(tmp_path / "other"), b"new")
+    assert (tmp_path / name).exists() == (not half)
+
+
+def write_for_ever(path: str, number: int) -> None:
+    """Exits with 1 when a write fails."""
+    for count in itertools.count():
+        atomic_write(path, f"{number} {count} ".encode() + b"x" * 20_000 + b".")
+
+
+def test_writers_of_one_file_that_are_killed_at_random_moments_hinder_no_other(tmp_path: Path) -> None:
+    """Real processes, real SIGKILL."""
+    path = tmp_path / "file"
+    chance = random.Random(20260131)
+    fork = multiprocessing.get_context("fork")
+    writers = [fork.Process(target=write_for_ever, args=(str(path), number)) for number in range(3)]
+    for writer in writers:
+        writer.start()
+    left = 0
+    for number in range(600 if os.environ.get("TENANCY_FULL") else 60):
+        time.sleep(chance.uniform(0.003, 0.02))
+        victim = writers.pop(0)
+        assert victim.exitcode is None
+        victim.kill()
+        victim.join()
+        left = max(left, sum(map(is_half_written, os.listdir(tmp_path))))
+        writers.append(fork.Process(target=write_for_ever, args=(str(path), number)))
+        writers[-1].start()
+        if path.exists():
+            text = path.read_text(encoding="utf-8")
+            assert (text[-2:], len(text) > 20_000) == ("x.", True)
+    for writer in writers:
+        assert writer.exitcode is None
+        writer.kill()
+        writer.join()
+    assert left > 0
+    atomic_write(str(tmp_path / "other"), b"new")
+    assert set(os.listdir(tmp_path)) == {"file", "other"}
+
+
 # ---------------------------------------------------------------- directories
 
 
@@ -201,26 +396,20 @@ def plant_fifo(path: Path, _victim: Path) -> None:
 PLANTED = {"link": plant_link, "dangling link": plant_dangling_link, "file": plant_file, "FIFO": plant_fifo}
 
 
-@pytest.mark.parametrize("where", ["site", "site/a", "site/a/b"], ids=["at once below", "above", "itself"])
 @pytest.mark.parametrize("plant", PLANTED.values(), ids=PLANTED)
-def test_what_a_client_planted_is_refused_and_never_followed(
-    tmp_path: Path, plant: Callable[[Path, Path], None], where: str
-) -> None:
+def test_what_was_planted_is_refused_and_never_followed(tmp_path: Path, plant: Callable[[Path, Path], None]) -> None:
     """Needs root."""
-    victim, trusted = tmp_path / "victim", tmp_path / "data"
+    victim, path = tmp_path / "victim", tmp_path / "data" / "site"
     victim.mkdir(mode=0o711)
-    trusted.mkdir()
-    planted = trusted / where
-    planted.parent.mkdir(parents=True, exist_ok=True)
-    plant(planted, victim)
-    path = trusted / "site" / "a" / "b"
+    path.parent.mkdir()
+    plant(path, victim)
     with pytest.raises(TenancyError, match=f"{path} must be a directory and is something else"):
-        ensure_directory(str(path), 0o777, 1, 1, trusted=str(trusted), attributes={"user.x": b"1"})
+        ensure_directory(str(path), 0o777, 1, 1, attributes={"user.x": b"1"})
     assert modes(victim) == (0o711, 0, 0)
     assert list(victim.iterdir()) == []
 
 
-def test_a_link_above_what_is_trusted_is_the_operators_own(tmp_path: Path) -> None:
+def test_a_link_above_is_the_operators_own(tmp_path: Path) -> None:
     (tmp_path / "real").mkdir()
     (tmp_path / "root").symlink_to(tmp_path / "real")
     ensure_directory(str(tmp_path / "root" / "dir"), 0o700)
@@ -231,9 +420,13 @@ def test_no_descriptor_stays_open(tmp_path: Path) -> None:
     (tmp_path / "a" / "b").mkdir(parents=True)
     before = len(os.listdir("/proc/self/fd"))
     for dummy in range(3):
-        ensure_directory(str(tmp_path / "a" / "b" / "c"), 0o700, trusted=str(tmp_path))
+        ensure_directory(str(tmp_path / "a" / "b" / "c"), 0o700)
         with pytest.raises(FileNotFoundError):
-            ensure_directory(str(tmp_path / "none" / "c"), 0o700, trusted=str(tmp_path))
+            ensure_directory(str(tmp_path / "none" / "c"), 0o700)
+        (tmp_path / "a" / "link").symlink_to(tmp_path)
+        with pytest.raises(TenancyError):
+            ensure_directory(str(tmp_path / "a" / "link"), 0o700)
+        (tmp_path / "a" / "link").unlink()
     assert len(os.listdir("/proc/self/fd")) == before
 
 

@@ -20,9 +20,11 @@ from ansible_collections.agency_stack.multi_tenancy.plugins.module_utils._host i
     missing_packages,
     read_listeners,
     read_port_start,
+    read_rotation,
     read_routes,
     read_system,
 )
+from ansible_collections.agency_stack.multi_tenancy.plugins.module_utils._plan import TenancyError
 
 GOOD = HostFacts(
     uid=0,
@@ -127,15 +129,21 @@ def test_a_listener_without_a_visible_process_is_still_told(listener: int, monke
 
 # Programs on the host, libraries of the interpreter, whether an engine answers -> missing packages.
 PACKAGES: dict[str, tuple[set[str], set[str], bool, list[str]]] = {
-    "all there": ({"nft", "ip", "sysctl", "dockerd"}, {"docker", "yaml", "cryptography"}, True, []),
+    "all there": ({"nft", "sysctl", "logrotate", "dockerd"}, {"docker", "yaml", "cryptography"}, True, []),
     "bare": (
         set(),
         set(),
         False,
-        ["nftables", "procps", "python3-docker", "python3-yaml", "python3-cryptography", "docker.io"],
+        ["nftables", "procps", "logrotate", "python3-docker", "python3-yaml", "python3-cryptography", "docker.io"],
     ),
-    "foreign engine": ({"nft", "ip", "sysctl"}, {"docker", "yaml", "cryptography"}, True, []),
-    "engine installed and stopped": ({"nft", "ip", "sysctl", "dockerd"}, {"docker", "yaml", "cryptography"}, False, []),
+    "foreign engine": ({"nft", "sysctl", "logrotate"}, {"docker", "yaml", "cryptography"}, True, []),
+    "engine installed and stopped": (
+        {"nft", "sysctl", "logrotate", "dockerd"},
+        {"docker", "yaml", "cryptography"},
+        False,
+        [],
+    ),
+    "no logrotate": ({"nft", "sysctl", "dockerd"}, {"docker", "yaml", "cryptography"}, True, ["logrotate"]),
 }
 
 
@@ -154,6 +162,28 @@ def test_missing_packages_are_listed(
 def test_the_first_port_for_everybody_is_read(monkeypatch: pytest.MonkeyPatch, text: str | None, port: int) -> None:
     monkeypatch.setattr(_host, "read_text", lambda _path: text)
     assert read_port_start() == port
+
+
+# Name of the table -> name of the file.
+ROTATIONS = {"agency_stack": "agency-stack", "agency_stack_it": "agency-stack-it"}
+
+
+@pytest.mark.parametrize("text", [None, "", "# ours\n"])
+@pytest.mark.parametrize(("table", "name"), ROTATIONS.items())
+def test_the_file_for_logrotate_is_read(
+    monkeypatch: pytest.MonkeyPatch, table: str, name: str, text: str | None
+) -> None:
+    path = f"/etc/logrotate.d/{name}"
+    monkeypatch.setattr(_host, "read_text", {path: text}.get)
+    assert read_rotation(table) == {"path": path, "text": text or ""}
+
+
+def test_a_file_for_logrotate_that_is_no_text_counts_as_none(monkeypatch: pytest.MonkeyPatch) -> None:
+    def broken(_path: str) -> str:
+        raise TenancyError("not UTF-8")
+
+    monkeypatch.setattr(_host, "read_text", broken)
+    assert read_rotation("agency_stack")["text"] == ""
 
 
 @pytest.mark.parametrize(

@@ -108,18 +108,13 @@ def test_a_link_is_read_as_no_directory_and_never_followed(tmp_path: Path) -> No
     assert "system.posix_acl_default" not in os.listxattr(victim)
 
 
-def test_a_link_that_appears_between_two_steps_is_not_followed(tmp_path: Path) -> None:
-    """Needs root: a client swaps its own folder for a link while root works below it."""
-    data, victim = tmp_path / "data", tmp_path / "victim"
-    data.mkdir()
+def test_a_link_that_appears_after_it_was_read_is_not_followed(tmp_path: Path) -> None:
+    """Needs root."""
+    site, victim = tmp_path / "site", tmp_path / "victim"
     victim.mkdir(mode=0o700)
-    outer = Directory(str(data / "site"), 0o2750, 7, 8, 7, trusted=str(data))
-    inner = Directory(str(data / "site" / "a"), 0o2750, 7, 8, 7, trusted=str(data))
-    innermost = Directory(str(data / "site" / "a" / "b"), 0o2750, 7, 8, 7, trusted=str(data))
-    apply_directory(outer)
-    apply_directory(inner)
-    (data / "site" / "a").rename(data / "site" / "aside")
-    (data / "site" / "a").symlink_to(victim)
+    directory = Directory(str(site), 0o2750, 7, 8, 7)
+    [change] = plan_directories([("acme", directory)], {directory.path: read_directory(directory)})
+    site.symlink_to(victim)
     with pytest.raises(TenancyError, match="must be a directory"):
-        apply_directory(innermost)
-    assert list(victim.iterdir()) == []
+        apply_directory(change.payload)
+    assert (victim.stat().st_mode & 0o777, victim.stat().st_uid, os.listxattr(victim)) == (0o700, 0, [])

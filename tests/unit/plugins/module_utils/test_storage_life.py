@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from ansible_collections.agency_stack.multi_tenancy.plugins.module_utils._files import walk_folders
+from ansible_collections.agency_stack.multi_tenancy.plugins.module_utils._files import is_half_written, walk_folders
 from ansible_collections.agency_stack.multi_tenancy.plugins.module_utils._storage import Erase, default_acl
 from ansible_collections.agency_stack.multi_tenancy.plugins.modules import client_storage
 from ansible_collections.agency_stack.multi_tenancy.tests.unit.fake_engine import FakeEngine
@@ -125,6 +125,39 @@ def moments(monkeypatch: pytest.MonkeyPatch, run: Callable[[], Any]) -> Iterator
         if saboteur.count < at:
             return
         yield at
+
+
+# ---------------------------------------------------------------- the first run
+
+
+def test_a_new_client_stopped_at_any_step_is_whole_after_the_next_run(
+    run_module: Run,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    config: dict[str, Any],
+    back: dict[str, Any],
+    home: Path,
+) -> None:
+    args = {"config": config, "clients": [back]}
+    run_module(client_storage, **args)
+    wanted = owners(tmp_path)
+    page = (home / "data" / "site" / "index.html").read_text(encoding="utf-8")
+    left = 0
+
+    def again() -> None:
+        Erase(str(home)).apply()
+        Erase(str(tmp_path / "log" / "clients" / "acme")).apply()
+
+    again()
+    for dummy in moments(monkeypatch, lambda: run_module(client_storage, **args)):
+        left += any(is_half_written(path.name) for path in home.rglob("*"))
+        run_module(client_storage, **args)
+        assert owners(tmp_path) == wanted
+        assert (home / "data" / "site" / "index.html").read_text(encoding="utf-8") == page
+        assert run_module(client_storage, **args)["changed"] is False
+        again()
+    # Of the page and of the configuration.
+    assert left >= 6
 
 
 # ---------------------------------------------------------------- removal
@@ -260,12 +293,8 @@ def test_no_time_of_removal_leads_elsewhere(
 
 
 def owners(folder: Path) -> dict[str, tuple[int, int]]:
-    """Who owns what; half-written temporary files of a killed run do not count."""
-    return {
-        str(path.relative_to(folder)): (path.lstat().st_uid, path.lstat().st_gid)
-        for path in folder.rglob("*")
-        if not path.name.startswith((".config.yaml.", ".index.html."))
-    }
+    """Who owns what."""
+    return {str(path.relative_to(folder)): (path.lstat().st_uid, path.lstat().st_gid) for path in folder.rglob("*")}
 
 
 @pytest.fixture

@@ -46,6 +46,7 @@ def test_the_host_is_told_and_nothing_is_touched(
     assert not result["changed"]
     assert (result["engine"], result["engine_managed"], result["packages"]) == ("20.10.24", True, [])
     assert (result["port_start"], result["architecture"], result["missing_images"]) == (80, os.uname().machine, [])
+    assert result["rotation"]["path"] == "/etc/logrotate.d/agency-stack"
     assert result["occupied"] == [
         {"subnet": "172.17.0.0/16", "what": "the Docker network 'bridge'"},
         {"subnet": "192.168.1.0/24", "what": "a route on eth0"},
@@ -69,6 +70,7 @@ def test_missing_built_in_images_are_told(run_module: Run, engine: FakeEngine, c
 def test_without_settings_the_engine_is_asked_for_its_version_alone(run_module: Run, engine: FakeEngine) -> None:
     result = run_module(host_info)
     assert (result["engine"], result["occupied"], result["missing_images"]) == ("20.10.24", [], [])
+    assert result["rotation"] == {}
     assert [call[0] for call in engine.calls] == ["info"]
 
 

@@ -77,7 +77,7 @@ def test_when_all_is_well_nothing_is_found_in_few_calls(
         "firewall": "ok",
         "clients": "2",
     }
-    assert [call[0] for call in engine.calls] == ["info", "containers"]
+    assert [call[0] for call in engine.calls] == ["info", "containers", "networks", "volumes"]
     assert (tree(tmp_path), engine.snapshot()) == before
     assert "a       medium  present  healthy  site      a.localhost\n" in result["report"]
 
@@ -139,17 +139,47 @@ def test_one_problem_is_one_finding(
     assert f"! {told}" in result["report"]
 
 
-def test_containers_of_nobody_are_found(
+def test_what_belongs_to_nobody_is_found_and_left(
     run_module: Run, tmp_path: Path, engine: FakeEngine, config: dict[str, Any], platform: list[dict[str, Any]]
 ) -> None:
     (tmp_path / "root" / "multi_tenancy" / "clients.json").unlink()
+    folder = tmp_path / "root" / "clients" / "a"
+    (folder / "multi_tenancy").mkdir(parents=True)
+    (folder / "multi_tenancy" / "config.yaml").touch()
+    before = tree(tmp_path), engine.snapshot()
     result = run_module(platform_status_info, config=config)
-    assert result["findings"] == [
-        f"Container mt-{client_id}.site belongs to client {client_id}, who is not in the registry."
-        for client_id in ("b", "a")
+    dynamic = tmp_path / "root" / "multi_tenancy" / "traefik" / "dynamic"
+    nobody = "who is not in the registry"
+    assert [finding.partition(" puts it away")[0] for finding in result["findings"]] == [
+        f"Container mt-a.site belongs to client a, {nobody}; 'docker rm -f mt-a.site' removes it.",
+        f"Network mt-a belongs to client a, {nobody}; 'docker network rm mt-a' removes it.",
+        f"Route {dynamic}/a.yml belongs to client a, {nobody}; 'rm {dynamic}/a.yml' removes it.",
+        f"Folder {folder} belongs to client a, {nobody}; "
+        f"'mkdir -p -m 700 {tmp_path}/root/multi_tenancy/removed && "
+        f"mv -nT {folder} {tmp_path}/root/multi_tenancy/removed/a-$(date -u +%Y%m%dT%H%M%S)'",
+        f"Container mt-b.site belongs to client b, {nobody}; 'docker rm -f mt-b.site' removes it.",
+        f"Network mt-b belongs to client b, {nobody}; 'docker network rm mt-b' removes it.",
+        f"Route {dynamic}/b.yml belongs to client b, {nobody}; 'rm {dynamic}/b.yml' removes it.",
     ]
     assert "There are no clients." in result["report"]
     assert all(f"! {finding}" in result["report"] for finding in result["findings"])
+    assert (tree(tmp_path), engine.snapshot()) == before
+
+
+def test_a_removal_that_is_not_finished_is_told(
+    run_module: Run, tmp_path: Path, engine: FakeEngine, config: dict[str, Any], platform: list[dict[str, Any]]
+) -> None:
+    run_module(client_registry, config=config, clients=[{"client_id": "b", "state": "absent"}])
+    route = tmp_path / "root" / "multi_tenancy" / "traefik" / "dynamic" / "b.yml"
+    assert run_module(platform_status_info, config=config)["findings"] == [
+        "b: container mt-b.site is in no plan; a converge removes it.",
+        "Client b: network mt-b is still there; the next run tries again, or 'docker network rm mt-b' removes it.",
+        f"Client b: route {route} is still there; the next run tries again.",
+    ]
+    route.unlink()
+    engine.remove_container("mt-b.site", force=True)
+    engine.remove_network("mt-b")
+    assert run_module(platform_status_info, config=config)["findings"] == []
 
 
 def test_one_client_can_be_looked_at_alone(
