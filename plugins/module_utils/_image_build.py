@@ -11,6 +11,7 @@ import io
 import os
 import platform
 import posixpath
+import re
 import shutil
 import struct
 import subprocess
@@ -41,7 +42,6 @@ _MACHINES = {"x86_64": "amd64", "aarch64": "arm64"}
 _CA_BUNDLES = ("/etc/ssl/certs/ca-certificates.crt", "/etc/pki/tls/certs/ca-bundle.crt", "/etc/ssl/ca-bundle.pem")
 _CA_TARGET = "/etc/ssl/certs/ca-certificates.crt"
 
-_DEFAULT_SUITE = "bookworm"
 _DEBIAN_SOURCES = ("/etc/apt/sources.list.d/debian.sources", "/etc/apt/sources.list")
 
 # pip's own last word is that it found no matching version.
@@ -194,14 +194,19 @@ def _from_wheel(source: Wheel, architecture: str, scratch: str, stack: ExitStack
 
 
 def _from_packages(source: Packages, architecture: str, scratch: str) -> dict[str, Entry]:
-    suite, sources = debian_sources()
     extracted = os.path.join(scratch, "packages.tar")
+    sources = debian_sources(source.suite)
+    mirrors = Path(scratch, "sources")
+    mirrors.write_text(sources, encoding="utf-8")
     apt_conf = Path(scratch, "apt.conf")
     apt_conf.write_text(_apt_transport(), encoding="utf-8")
     # Nothing of the packages is run (variant extract), so a root for another architecture needs no emulator.
     options = ["--variant=extract", "--format=tar", f"--architectures={architecture}", f"--aptopt={apt_conf}"]
     _run(
-        ["mmdebstrap", *options, f"--include={','.join(source.names)}", suite, extracted, *sources],
+        [
+            *("mmdebstrap", *options, f"--include={','.join(source.names)}", source.suite, extracted),
+            *([str(mirrors)] if sources else []),
+        ],
         # Not the scratch directory, where the sub-users of an unprivileged build may not go, nor /tmp, which may be a
         # small tmpfs.
         env={"TMPDIR": "/var/tmp"},
@@ -245,25 +250,24 @@ def collect(archive: tarfile.TarFile, source: Packages) -> dict[str, Entry]:
     return entries
 
 
-def debian_sources() -> tuple[str, list[str]]:
-    """The Debian suite to take packages from, and this machine's own list of mirrors when it has one."""
+def debian_sources(suite: str) -> str:
+    """This machine's own list of mirrors, for a suite that need not be this machine's; empty when it has none."""
     try:
         release = platform.freedesktop_os_release()
     except OSError:
-        return _DEFAULT_SUITE, []
-    if release.get("ID") != "debian":
-        return _DEFAULT_SUITE, []
-    lists = [path for path in _DEBIAN_SOURCES if _names_a_mirror(path)]
-    return release.get("VERSION_CODENAME", _DEFAULT_SUITE), lists[:1]
-
-
-def _names_a_mirror(path: str) -> bool:
-    """Whether an apt list says more than comments, in the one-line or in the deb822 form."""
-    try:
-        lines = Path(path).read_text(encoding="utf-8").splitlines()
-    except OSError:
-        return False
-    return any(line.startswith(("deb ", "deb\t", "URIs:")) for line in lines)
+        return ""
+    if release.get("ID") != "debian" or "VERSION_CODENAME" not in release:
+        return ""
+    for path in _DEBIAN_SOURCES:
+        try:
+            text = Path(path).read_text(encoding="utf-8")
+        except OSError:
+            continue
+        # Whether it says more than comments, in the one-line or in the deb822 form.
+        if any(line.startswith(("deb ", "deb\t", "URIs:")) for line in text.splitlines()):
+            # Also in bookworm-security and the like, but in no address and in no path.
+            return re.sub(rf"(?<=\s){re.escape(release['VERSION_CODENAME'])}(?![\w.])", suite, text)
+    return ""
 
 
 def _apt_transport() -> str:

@@ -11,6 +11,7 @@ import json
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 
+from ansible_collections.agency_stack.multi_tenancy.plugins.module_utils._names import CLIENT_ID
 from ansible_collections.agency_stack.multi_tenancy.plugins.module_utils._plan import Change, InvalidInput, TenancyError
 
 ARCHITECTURES = ("amd64", "arm64")
@@ -22,23 +23,22 @@ RECIPE_VERSION = 1
 
 SITE_PORT = 8080
 SITE_ROOT = "/srv/www"
+# What the site's container is run with to serve all clients, each from its folder below SITE_ROOT.
+SITE_SHARED_COMMAND = ("-c", "/etc/nginx/shared.conf")
 
 # 120 s of keep-alive outlive the 90 s for which Traefik keeps an idle connection, so the edge never writes into one
-# that nginx is just closing. Symbolic links are followed (disable_symlinks is off): the container holds nothing but
-# this client's files and public programs, and a link to a release folder often has another owner than its target.
-NGINX_CONF = """\
-# Serves one client's files, as any uid, on a read-only root where only /tmp can be written.
+# that nginx is just closing.
+_NGINX_MAIN = """\
+# Runs as any uid, on a read-only root where only /tmp can be written.
 daemon off;
 pid /tmp/nginx.pid;
 error_log stderr warn;
 worker_processes 1;
+worker_rlimit_nofile 8192;
 worker_shutdown_timeout 8s;
+"""
 
-events {
-    worker_connections 1024;
-}
-
-http {
+_NGINX_HTTP = """\
     include mime.types;
     types {
         application/manifest+json webmanifest;
@@ -46,7 +46,6 @@ http {
     }
     default_type application/octet-stream;
 
-    access_log /dev/stdout combined;
     log_not_found off;
     server_tokens off;
     absolute_redirect off;
@@ -75,17 +74,7 @@ http {
     set_real_ip_from 172.16.0.0/12;
     set_real_ip_from 192.168.0.0/16;
 
-    server {
-        listen 8080 default_server;
-        root /srv/www;
-        index index.html index.htm;
-
-        location ~ /\\.(?!well-known(?:/|$)) {
-            return 404;
-        }
-    }
-
-    # The health check's own listener: no file of the client can shadow it, and nobody else reaches it.
+    # The health check's own listener: no file of a client can shadow it, and nobody else reaches it.
     server {
         listen 127.0.0.1:8081;
         access_log off;
@@ -99,7 +88,74 @@ http {
             return 404;
         }
     }
-}
+"""
+
+_NGINX_SITE = """\
+        listen 8080 default_server;
+        index index.html index.htm;
+
+        location ~ /\\.(?!well-known(?:/|$)) {
+            return 404;
+        }
+"""
+
+# Symbolic links are followed (disable_symlinks is off): the container holds nothing but this client's files and public
+# programs, and a link to a release folder often has another owner than its target.
+NGINX_CONF = f"""\
+# Serves the files of one client.
+{_NGINX_MAIN}
+events {{
+    worker_connections 1024;
+}}
+
+http {{
+{_NGINX_HTTP}
+    server {{
+{_NGINX_SITE}
+        root {SITE_ROOT};
+        access_log /dev/stdout combined;
+    }}
+}}
+"""
+
+# Several headers of one name reach the map as one value, "a, b", which is no id. An nginx older than 1.23, such as
+# bookworm's, takes the first of them and drops the others: hence the suite of Packages.
+NGINX_SHARED_CONF = f"""\
+# Serves the files of all clients, each from the folder that the edge names in X-Client-Id.
+{_NGINX_MAIN}
+events {{
+    worker_connections 4096;
+}}
+
+http {{
+{_NGINX_HTTP}
+    map $http_x_client_id $client {{
+        "~^{CLIENT_ID.pattern}\\z" $http_x_client_id;
+        default "";
+    }}
+
+    log_format client escape=json '{{"client_id":"$client","time":"$time_iso8601","remote_addr":"$remote_addr",'
+                                  '"host":"$host","request":"$request","status":$status,"bytes":$body_bytes_sent,'
+                                  '"seconds":$request_time,"referer":"$http_referer","agent":"$http_user_agent"}}';
+
+    # Slow visitors of one client leave connections to the others.
+    limit_conn_zone $client zone=clients:1m;
+    limit_conn clients 512;
+
+    server {{
+{_NGINX_SITE}
+        if ($client = "") {{
+            return 421;
+        }}
+        root {SITE_ROOT}/$client;
+        access_log /dev/stdout client;
+
+        # Each part of the path is opened by itself and must be no link, so that none leads to another client's files;
+        # a cache would go on serving what it opened before a file was put in the place of another.
+        disable_symlinks on;
+        open_file_cache off;
+    }}
+}}
 """
 
 _ACCOUNTS = {
@@ -133,11 +189,13 @@ class Packages:
         names: The packages, whose dependencies are fetched too.
         programs: Executables to take.
         data: Other files to take.
+        suite: The Debian release that they come from, on whatever machine the image is built.
     """
 
     names: Sequence[str]
     programs: Sequence[str]
     data: Sequence[str] = ()
+    suite: str = "trixie"
 
 
 @dataclass(frozen=True)
@@ -189,11 +247,12 @@ BUILT_IN: Mapping[str, Recipe] = {
             data=("/etc/nginx/mime.types",),
         ),
         changes=(
-            'ENTRYPOINT ["/usr/sbin/nginx", "-e", "stderr", "-c", "/etc/nginx/nginx.conf"]',
+            'ENTRYPOINT ["/usr/sbin/nginx", "-e", "stderr"]',
+            'CMD ["-c", "/etc/nginx/nginx.conf"]',
             "USER 65534:65534",
             f"EXPOSE {SITE_PORT}",
         ),
-        files={**_ACCOUNTS, "/etc/nginx/nginx.conf": NGINX_CONF},
+        files={**_ACCOUNTS, "/etc/nginx/nginx.conf": NGINX_CONF, SITE_SHARED_COMMAND[1]: NGINX_SHARED_CONF},
         directories={"/tmp": 0o1777, SITE_ROOT: 0o755},
     ),
 }

@@ -24,13 +24,14 @@ from typing import Any
 import docker
 import pytest
 from ansible_collections.agency_stack.multi_tenancy.plugins.module_utils._images import reference
+from conftest import TEST_LABEL
 from cryptography import x509
 from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import NameOID
 
 RUN_ID = os.getpid()
-LABELS = {"agency_stack.test": "1"}
+LABELS = dict([TEST_LABEL.split("=")])
 CLIENT_UID = 1900000001
 HEALTH_CHECK = ["/bin/busybox", "wget", "-q", "-O", "/dev/null", "http://127.0.0.1:8081/healthz"]
 MODULE = """
@@ -187,6 +188,7 @@ def test_the_archives_hold_nothing_else(archives: dict[str, dict[str, Any]]) -> 
         "./etc/group",
         "./etc/nginx/mime.types",
         "./etc/nginx/nginx.conf",
+        "./etc/nginx/shared.conf",
         "./etc/passwd",
         "./usr/sbin/nginx",
     }

@@ -119,29 +119,45 @@ def test_another_architecture_is_refused() -> None:
         machine_architecture("riscv64")
 
 
+DEB822 = """\
+Types: deb
+URIs: http://mirror.example.com/bookworm /srv/bookworm
+Suites: bookworm bookworm-updates
+Components: main
+Signed-By: /usr/share/keyrings/bookworm.gpg
+
+Types: deb
+URIs: http://security.example.com
+Suites: bookworm-security
+Components: main
+"""
 MIRRORS = [
-    ({"debian.sources": "Types: deb\nURIs: http://mirror.example.com\n"}, ["debian.sources"]),
-    ({"debian.sources": "# moved\n", "sources.list": "deb http://mirror.example.com stable main\n"}, ["sources.list"]),
-    ({"debian.sources": "URIs: http://a\n", "sources.list": "deb http://b stable main\n"}, ["debian.sources"]),
-    ({"sources.list": "# deb http://b stable main\n"}, []),
-    ({}, []),
+    ({"debian.sources": DEB822}, DEB822.replace(" bookworm", " trixie")),
+    (
+        {"debian.sources": "# moved\n", "sources.list": "deb http://a/bookworm bookworm main bookworm.1\n"},
+        "deb http://a/bookworm trixie main bookworm.1\n",
+    ),
+    ({"debian.sources": "URIs: http://a\n", "sources.list": "deb http://b bookworm main\n"}, "URIs: http://a\n"),
+    ({"sources.list": "deb http://a trixie main\n"}, "deb http://a trixie main\n"),
+    ({"sources.list": "# deb http://b bookworm main\n"}, ""),
+    ({}, ""),
 ]
 
 
 @pytest.mark.parametrize(("files", "expected"), MIRRORS)
-def test_a_debian_uses_its_own_mirrors(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, files: dict[str, str], expected: list[str]
+def test_a_debian_uses_its_own_mirrors_for_another_suite(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, files: dict[str, str], expected: str
 ) -> None:
     for name, text in files.items():
         (tmp_path / name).write_text(text)
     monkeypatch.setattr(
         _image_build, "_DEBIAN_SOURCES", tuple(str(tmp_path / n) for n in ("debian.sources", "sources.list"))
     )
-    release = {"ID": "debian", "VERSION_CODENAME": "trixie"}
+    release = {"ID": "debian", "VERSION_CODENAME": "bookworm"}
     monkeypatch.setattr(platform, "freedesktop_os_release", lambda: release)
-    assert debian_sources() == ("trixie", [str(tmp_path / name) for name in expected])
-    monkeypatch.setattr(platform, "freedesktop_os_release", lambda: {"ID": "ubuntu", "VERSION_CODENAME": "noble"})
-    assert debian_sources() == ("bookworm", [])
+    assert debian_sources("trixie") == expected
+    release["ID"] = "ubuntu"
+    assert debian_sources("trixie") == ""
 
 
 def test_missing_tools_are_listed_together(monkeypatch: pytest.MonkeyPatch) -> None:

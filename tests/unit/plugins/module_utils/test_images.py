@@ -7,13 +7,14 @@ from __future__ import annotations
 
 import dataclasses
 import re
-from typing import Any
+from typing import Any, cast
 
 import pytest
 from ansible_collections.agency_stack.multi_tenancy.plugins.module_utils import _images
 from ansible_collections.agency_stack.multi_tenancy.plugins.module_utils._images import (
     ARCHITECTURES,
     BUILT_IN,
+    SITE_SHARED_COMMAND,
     Image,
     Packages,
     Wheel,
@@ -50,8 +51,9 @@ def test_one_reference_but_one_archive_per_architecture() -> None:
         {"ca_bundle": True},
         {"version": "1"},
         {"source": Packages(names=("nginx",), programs=("/usr/sbin/nginx",))},
+        {"source": dataclasses.replace(cast(Packages, BUILT_IN["site"].source), suite="sid")},
     ],
-    ids=lambda change: next(iter(change)),
+    ids=["files", "changes", "directories", "ca_bundle", "version", "packages", "suite"],
 )
 def test_every_part_of_a_recipe_counts_in_its_hash(change: dict[str, Any]) -> None:
     recipe = BUILT_IN["site"]
@@ -83,6 +85,13 @@ def test_wheels_are_pinned_for_every_architecture() -> None:
             assert recipe.source.requirement.endswith(f"=={recipe.version}")
             assert set(recipe.source.sha256) == set(ARCHITECTURES)
             assert all(re.fullmatch(r"[0-9a-f]{64}", digest) for digest in recipe.source.sha256.values())
+
+
+def test_the_site_can_be_told_to_serve_all_clients() -> None:
+    recipe = BUILT_IN["site"]
+    assert 'CMD ["-c", "/etc/nginx/nginx.conf"]' in recipe.changes
+    option, path = SITE_SHARED_COMMAND
+    assert (option, path in recipe.files) == ("-c", True)
 
 
 FAMILIAR = [
