@@ -7,7 +7,7 @@ MAKEFLAGS += --no-print-directory
 .DEFAULT_GOAL := help
 
 VARIABLES := CLIENT_ID DOMAIN ISOLATION_LEVEL DEFAULT_CLIENT_ID ROOT_DOMAIN CLIENTS AGENCY_ROOT \
-  ALIASES SERVICES PROTECTED RESTORE_DATA PURGE YES SERVICE LINES INVENTORY LIMIT CHECK DIFF VERBOSE ANSIBLE_ARGS
+  ALIASES SERVICES PROTECTED RESTORE_DATA PURGE YES SERVICE LINES CUSTOM_CONFIG FORCE INVENTORY LIMIT CHECK DIFF VERBOSE ANSIBLE_ARGS
 
 # A mistyped name must not pass for a setting that was made.
 unknown := $(filter-out $(VARIABLES),$(foreach name,$(.VARIABLES),$(if $(filter command,$(origin $(name))),$(name))))
@@ -16,6 +16,11 @@ $(if $(unknown),$(if $(filter 0,$(MAKELEVEL)),$(error There is no variable $(unk
 # In the environment LINES is the height of the terminal.
 ifneq ($(origin LINES),command line)
 override LINES :=
+endif
+
+# Named and empty, it takes all aliases away.
+ifeq ($(origin ALIASES)=$(value ALIASES),command line=)
+override ALIASES := ,
 endif
 
 # What was typed stays as it was typed: $(value) takes the text without expanding it, := keeps it so, and what make
@@ -109,5 +114,6 @@ clean: ## Remove what make created in this checkout
 #@
 #@ Clients:  CLIENT_ID= DOMAIN= ALIASES=a,b ISOLATION_LEVEL=soft|medium|hard SERVICES=a,b PROTECTED=1  SERVICE= LINES=
 #@ Removal:  PURGE=1 (delete the data) YES=1 (do not ask)  RESTORE_DATA=latest (when adding again)
-#@ Platform: DEFAULT_CLIENT_ID= ROOT_DOMAIN= CLIENTS=a,b,c AGENCY_ROOT=directory
+#@ Platform: DEFAULT_CLIENT_ID= ROOT_DOMAIN= CLIENTS=a,b,c CUSTOM_CONFIG=file.yaml AGENCY_ROOT=directory
+#@           FORCE=1 (make containers, networks and generated files anew; registry, data and certificates stay)
 #@ Runs:     CHECK=1 (plan and diff only)  DIFF=1  VERBOSE=1  INVENTORY=file LIMIT=hosts  ANSIBLE_ARGS='...'

@@ -47,6 +47,11 @@ def text(value: str) -> str:
     return value
 
 
+def listed(value: str) -> str:
+    """A list with commas; one without anything is a comma alone, as play.py takes an empty text for none."""
+    return value or ","
+
+
 def count(value: str) -> str:
     """A whole number above 0, as text."""
     if not (value.isascii() and value.isdigit() and int(value) > 0):
@@ -57,7 +62,7 @@ def count(value: str) -> str:
 OPTIONS: Mapping[str, Mapping[str, Any]] = {
     "client-id": {"metavar": "ID", "help": "the client"},
     "domain": {"metavar": "HOST", "help": "its main host name"},
-    "aliases": {"metavar": "A,B", "help": "its further host names"},
+    "aliases": {"type": listed, "metavar": "A,B", "help": "its further host names; '' for none"},
     "isolation-level": {"choices": ("soft", "medium", "hard"), "help": "how it is separated from the others"},
     "services": {"metavar": "A,B", "help": "its services, from the catalog"},
     "protected": {"choices": ("yes", "no"), "help": "whether its removal is refused"},
@@ -69,6 +74,8 @@ OPTIONS: Mapping[str, Mapping[str, Any]] = {
     "default-client-id": {"metavar": "ID", "help": "the client that exists when none was named"},
     "root-domain": {"metavar": "HOST", "help": "the domain below which new clients get theirs"},
     "clients": {"metavar": "A,B", "help": "clients to add with the defaults"},
+    "custom-config": {"metavar": "FILE", "help": "settings to merge into config.yaml"},
+    "force": {"action": "store_true", "help": "make containers, networks and generated files anew; no data is lost"},
     "check": {"action": "store_true", "help": "show what would be done, and touch nothing"},
     "diff": {"action": "store_true", "help": "show differences"},
     "verbose": {"action": "store_true", "help": "show everything that Ansible says"},
@@ -79,7 +86,7 @@ CHANGES = ("check", "diff", "verbose", "wait")
 CLIENT = ("client-id", "domain", "aliases", "isolation-level", "services", "protected")
 USES: Mapping[str, Sequence[str]] = {
     "add_client": (*CLIENT, "restore-data", *CHANGES),
-    "update_client": (*CLIENT, *CHANGES),
+    "update_client": (*CLIENT, "force", *CHANGES),
     "suspend_client": ("client-id", *CHANGES),
     "resume_client": ("client-id", *CHANGES),
     "remove_client": ("client-id", "purge", "yes", *CHANGES),
@@ -87,7 +94,15 @@ USES: Mapping[str, Sequence[str]] = {
     "status": ("client-id", "verbose"),
     "logs": ("client-id", "service", "lines", "verbose"),
     "restart": ("client-id", *CHANGES),
-    "multi_tenancy": ("default-client-id", "root-domain", "isolation-level", "clients", *CHANGES),
+    "multi_tenancy": (
+        "default-client-id",
+        "root-domain",
+        "isolation-level",
+        "clients",
+        "custom-config",
+        "force",
+        *CHANGES,
+    ),
 }
 # Not settings of a playbook.
 OWN = {"wait", "json"}
@@ -135,7 +150,8 @@ def command(script: str, env: Mapping[str, str], log_dir: str) -> list[str]:
     """The whole ansible-playbook command."""
     # Not resolved: the interpreter of a virtualenv is a link out of it.
     *argv, playbook = play.command(f"playbooks/{script}.yml", env, play.ROOT, Path(sys.executable).parent)
-    return [*argv, f'--extra-vars={{"log_dir": !unsafe {play.quoted(log_dir)}}}', playbook]
+    own = play.unsafe({"log_dir": log_dir, "from_script": f"{script}.sh"})
+    return [*argv, f"--extra-vars={own}", playbook]
 
 
 def environment(outer: Mapping[str, str]) -> dict[str, str]:

@@ -35,7 +35,11 @@ EXTRA_VARS = (
     "PURGE",
     "SERVICE",
     "LINES",
+    "FORCE",
+    "CUSTOM_CONFIG",
 )
+# Before the name of a variable in a playbook, as an inventory may have a `domain` of its own.
+PREFIX = "multi_tenancy_"
 # They only look.
 READERS = {"playbooks/status.yml", "playbooks/logs.yml", "playbooks/list_clients.yml"}
 DEFAULT_ROOT = "/opt/agency_stack"
@@ -60,12 +64,32 @@ def quoted(value: str) -> str:
 def extra_vars(env: Mapping[str, str]) -> str | None:
     """The variables that are set, as YAML in which each is marked unsafe, so that Ansible never templates it."""
     given = {name: env[name] for name in EXTRA_VARS if env.get(name)}
+    if "FORCE" in given:
+        given["FORCE"] = "true" if switch(env, "FORCE") else "false"
+    if "CUSTOM_CONFIG" in given:
+        given["CUSTOM_CONFIG"] = readable(given["CUSTOM_CONFIG"])
     for name, value in given.items():
         if not value.isascii() and any("\ud800" <= c <= "\udfff" for c in value):
             raise UsageError(f"{name} is not UTF-8 text; type it again.")
     if not given:
         return None
-    return "{" + ", ".join(f"{quoted(name.lower())}: !unsafe {quoted(value)}" for name, value in given.items()) + "}"
+    return unsafe({name.lower(): value for name, value in given.items()})
+
+
+def unsafe(values: Mapping[str, str]) -> str:
+    """Variables of a playbook, by their names without the prefix, that Ansible takes as they are."""
+    return "{" + ", ".join(f"{quoted(PREFIX + name)}: !unsafe {quoted(value)}" for name, value in values.items()) + "}"
+
+
+def readable(path: str) -> str:
+    """The absolute path of a file of settings, which must be there: Ansible would look for it in other places too."""
+    try:
+        with open(path, encoding="utf-8") as handle:
+            handle.read(1)
+    except (OSError, ValueError) as exc:
+        why = exc.strerror if isinstance(exc, OSError) else "it is no UTF-8 text"
+        raise UsageError(f"The settings {path!r} cannot be read ({why}); CUSTOM_CONFIG= takes a file of YAML.") from exc
+    return os.path.abspath(path)
 
 
 def switch(env: Mapping[str, str], name: str) -> bool:

@@ -67,10 +67,12 @@ step_molecule() {
   molecule test --all
 }
 
+# Whoever interrupts one step means all of them; a step that deals with the signal by itself would hide it otherwise.
+trap 'exit 130' INT
+trap 'exit 143' TERM
+
 ready_machine() {
   trap 'tools/test_machine.sh down' EXIT
-  trap 'exit 130' INT
-  trap 'exit 143' TERM
   tools/test_machine.sh up
 }
 

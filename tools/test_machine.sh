@@ -7,7 +7,8 @@ cd "$(dirname "$0")/.."
 log=.cache/test_machine.log
 engine_log=.cache/dockerd.log
 engine_pid=.cache/dockerd.pid
-label=agency_stack.test=1
+# What tests of this checkout make carries it; other checkouts may use the same engine.
+label=agency_stack.test=$(pwd -P | tr -d '\n' | sha256sum | cut -c 1-6)
 
 die() {
   printf 'test machine: %s\n' "$1" >&2
@@ -28,6 +29,7 @@ nft nftables
 mmdebstrap mmdebstrap
 ssh openssh-client
 ip iproute2
+logrotate logrotate
 curl curl
 EOF
   ((${#packages[@]})) || return 0

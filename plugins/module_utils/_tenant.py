@@ -94,6 +94,7 @@ def containers(client: Mapping[str, Any], config: Mapping[str, Any], layout: Lay
     specs = []
     for name, service in sorted(client_services(client, config).items()):
         healthcheck = service.get("healthcheck")
+        user = service.get("user", f"{client['uid']}:{client['gid']}")
         specs.append(
             ContainerSpec(
                 # '.' is in no client id and in no service name, so that two clients can never mean one container.
@@ -104,7 +105,7 @@ def containers(client: Mapping[str, Any], config: Mapping[str, Any], layout: Lay
                 network=network_name(client, config),
                 subnet=client["subnet"],
                 labels=_labels(client, config) | {LABEL_SERVICE: name},
-                user=service.get("user", f"{client['uid']}:{client['gid']}"),
+                user=user,
                 command=service.get("command"),
                 entrypoint=service.get("entrypoint"),
                 environment={key: str(value) for key, value in service["environment"].items()},
@@ -112,7 +113,7 @@ def containers(client: Mapping[str, Any], config: Mapping[str, Any], layout: Lay
                     {"source": layout.client(client["client_id"], "data", source), "target": target, "read_only": ro}
                     for source, target, ro in map(parse_volume, service["volumes"])
                 ],
-                tmpfs=dict(_tmpfs(mount) for mount in service["tmpfs"]),
+                tmpfs=dict(_tmpfs(mount, user) for mount in service["tmpfs"]),
                 cap_add=sorted(service["cap_add"]),
                 read_only=service["read_only"],
                 mem_limit=parse_size(service.get("mem_limit", level.mem_limit)),
@@ -154,15 +155,8 @@ def directories(client: Mapping[str, Any], config: Mapping[str, Any], layout: La
     sources = {
         parse_volume(volume)[0] for service in client_services(client, config).values() for volume in service["volumes"]
     }
-    for source in sorted(sources):
-        parts = source.split("/")
-        for depth in range(1, len(parts) + 1):
-            # The default ACL lets the client's services read what the operator drops here under any umask.
-            path = at("data", *parts[:depth])
-            directory = Directory(path, 0o2750, uid, gid, reader=uid, trusted=at("data"))
-            if directory not in result:
-                result.append(directory)
-    return result
+    # The default ACL lets the client's services read what the operator drops there under any umask.
+    return result + [Directory(at("data", source), 0o2750, uid, gid, reader=uid) for source in sorted(sources)]
 
 
 def routes(client: Mapping[str, Any], config: Mapping[str, Any]) -> list[dict[str, Any]]:
@@ -203,7 +197,8 @@ def effective_text(client: Mapping[str, Any], config: Mapping[str, Any], layout:
     client_id = client["client_id"]
     return (
         f"# The effective configuration of client {client_id}, made anew at each run. To change it:\n"
-        f"#   make multi_tenancy CLIENT_ID={client_id} [DOMAIN=...] [ISOLATION_LEVEL=...]\n"
+        f"#   make update_client CLIENT_ID={client_id} [DOMAIN=...] [ALIASES=...] [SERVICES=...]\n"
+        f"#   {layout.base('scripts', 'update_client.sh')} --client-id {client_id} [--domain ...] ...\n"
         + json.dumps(effective(client, config, layout), indent=2, sort_keys=True)
         + "\n"
     )
@@ -223,6 +218,14 @@ def _labels(client: Mapping[str, Any], config: Mapping[str, Any]) -> dict[str, s
     }
 
 
-def _tmpfs(mount: str) -> tuple[str, str]:
+def _tmpfs(mount: str, user: str) -> tuple[str, str]:
+    """Path and mount options, with an owner.
+
+    A path that the image lacks belongs to everybody when a container starts first, and to root when it starts again.
+    """
     path, _colon, options = mount.partition(":")
-    return path, options
+    uid, _colon, gid = user.partition(":")
+    owner = [f"uid={uid}", *([f"gid={gid}"] if gid else [])]
+    given = [option for option in options.split(",") if option]
+    named = {option.partition("=")[0] for option in given}
+    return path, ",".join([*given, *(option for option in owner if option.partition("=")[0] not in named)])

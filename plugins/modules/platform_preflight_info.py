@@ -28,6 +28,57 @@ attributes:
   idempotent:
     support: full
 options:
+  request:
+    description:
+      - What an operator typed, as make and the scripts hand it over, each a text. It is added to O(clients) and O(set).
+      - C(client_id) with C(domain), C(aliases), C(isolation_level), C(services), C(protected), C(state), C(purge) and
+        C(restore_data) add or change one client; of C(aliases) a comma alone takes all away.
+      - C(clients) names clients, separated by commas, that are added with the defaults.
+      - C(default_client_id), C(root_domain) and, without a C(client_id), C(isolation_level) are settings to write.
+    type: dict
+    default: {}
+    suboptions:
+      client_id:
+        description: Id of one client.
+        type: str
+      domain:
+        description: Its main host name.
+        type: str
+      aliases:
+        description: Its further host names, separated by commas.
+        type: str
+      isolation_level:
+        description: Its level, or that of new clients.
+        type: str
+      services:
+        description: Names of its services, separated by commas.
+        type: str
+      protected:
+        description: Whether its removal is refused.
+        type: str
+      state:
+        description: V(present), V(suspended) or V(absent).
+        type: str
+      purge:
+        description: Whether its data is deleted with it.
+        type: str
+      restore_data:
+        description: The kept folder that it gets back, V(latest) or a name below C(removed/).
+        type: str
+      clients:
+        description: Ids of clients to add, separated by commas.
+        type: str
+      default_client_id:
+        description: The setting of the same name.
+        type: str
+      root_domain:
+        description: The setting of the same name.
+        type: str
+  must_exist:
+    description:
+      - Whether the clients that are named must be in the registry already.
+    type: bool
+    default: false
   set:
     description:
       - As for M(agency_stack.multi_tenancy.platform_config).
@@ -38,6 +89,21 @@ options:
       - As for M(agency_stack.multi_tenancy.platform_config).
     type: dict
     default: {}
+  custom:
+    description:
+      - A text of YAML with settings to merge into C(config.yaml), as an operator's file holds it.
+    type: str
+    default: ""
+  custom_source:
+    description:
+      - As for M(agency_stack.multi_tenancy.platform_config).
+    type: str
+    default: custom settings
+  force:
+    description:
+      - As for M(agency_stack.multi_tenancy.platform_config).
+    type: bool
+    default: false
 """
 
 EXAMPLES = r"""
@@ -72,6 +138,27 @@ edit:
   type: list
   elements: dict
   sample: [{"client_id": "acme", "domain": "acme.example.com"}]
+selected:
+  description: Ids of the clients that this run touches; V(null) for all, when none was named.
+  returned: success
+  type: list
+  elements: str
+  sample: ["acme"]
+set:
+  description: Top-level settings to write.
+  returned: success
+  type: dict
+  sample: {"root_domain": "example.com"}
+custom:
+  description: The settings in O(custom).
+  returned: success
+  type: dict
+  sample: {}
+restore:
+  description: Kept folders to bring back, by client id.
+  returned: success
+  type: dict
+  sample: {"acme": "latest"}
 clients:
   description: All clients of the registry, as they will be.
   returned: success
@@ -103,10 +190,14 @@ from ansible_collections.agency_stack.multi_tenancy.plugins.module_utils._argspe
 )
 from ansible_collections.agency_stack.multi_tenancy.plugins.module_utils._plan import InvalidInput
 from ansible_collections.agency_stack.multi_tenancy.plugins.module_utils._preflight import read_host
-from ansible_collections.agency_stack.multi_tenancy.plugins.module_utils._registry import plan_registry
-from ansible_collections.agency_stack.multi_tenancy.plugins.module_utils._registry_store import load
+from ansible_collections.agency_stack.multi_tenancy.plugins.module_utils._registry import (
+    plan_registry,
+    select_clients,
+)
+from ansible_collections.agency_stack.multi_tenancy.plugins.module_utils._registry_store import load_for_edit
+from ansible_collections.agency_stack.multi_tenancy.plugins.module_utils._request import REQUEST_SPEC, read_request
 from ansible_collections.agency_stack.multi_tenancy.plugins.module_utils._runner import guarded
-from ansible_collections.agency_stack.multi_tenancy.plugins.module_utils._settings import plan_settings
+from ansible_collections.agency_stack.multi_tenancy.plugins.module_utils._settings import parse, plan_settings
 from ansible_collections.agency_stack.multi_tenancy.plugins.module_utils._tenant import bridge_names
 
 
@@ -114,13 +205,24 @@ def run(module: AnsibleModule) -> None:
     """Read, judge, return."""
     params = module.params
     layout = layout_of(params)
-    config, settings_changes = plan_settings(layout, params["set"], params["overrides"])
+    request = read_request(params["request"])
+    settings = params["set"] | request.settings
+    custom = parse(params["custom"], params["custom_source"])
+    config, settings_changes = plan_settings(
+        layout, settings, params["overrides"], custom, params["custom_source"], params["force"]
+    )
     host, faults = read_host(params["docker_host"], config, layout)
-    edit = [{key: value for key, value in item.items() if value is not None} for item in params["clients"]]
-    edit = edit or [{"client_id": config["default_client_id"]}]
+    named = [{key: value for key, value in item.items() if value is not None} for item in params["clients"]]
+    named += request.edit
+    edit = named or [{"client_id": config["default_client_id"]}]
     occupied = [(item["subnet"], item["what"]) for item in host["occupied"]]
     try:
-        document, client_changes = plan_registry(load(layout.registry), edit, config, occupied)
+        present, upgrade = load_for_edit(layout, config, occupied, edit=edit)
+        if params["must_exist"] and not named:
+            raise InvalidInput(["client_id is missing: name the client."])
+        if params["must_exist"]:
+            select_clients(present, [item["client_id"] for item in named])
+        document, client_changes = plan_registry(present, edit, config, occupied)
     except InvalidInput as exc:
         raise InvalidInput([*faults, *exc.faults]) from exc
     if faults:
@@ -130,10 +232,14 @@ def run(module: AnsibleModule) -> None:
         config=config,
         host=host,
         edit=edit,
+        selected=[item["client_id"] for item in named] if named else None,
+        set=settings,
+        restore=request.restore,
+        custom=custom,
         clients=document["clients"],
         bridges=bridge_names(document["clients"], config),
         settings_differ=bool(settings_changes),
-        clients_differ=bool(client_changes),
+        clients_differ=bool(upgrade or client_changes),
     )
 
 
@@ -145,7 +251,12 @@ def main() -> None:
             **ENGINE_SPEC,
             "set": {"type": "dict", "default": {}},
             "overrides": {"type": "dict", "default": {}},
+            "custom": {"type": "str", "default": ""},
+            "custom_source": {"type": "str", "default": "custom settings"},
+            "force": {"type": "bool", "default": False},
             "clients": EDIT_OPTION,
+            "request": REQUEST_SPEC,
+            "must_exist": {"type": "bool", "default": False},
         },
         supports_check_mode=True,
     )

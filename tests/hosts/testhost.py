@@ -33,10 +33,9 @@ from pathlib import Path
 CHECKOUT = Path(__file__).resolve().parents[2]
 CACHE = CHECKOUT / ".cache" / "hosts"
 SUITE = "bookworm"
-LABEL = "agency_stack.test=1"
-# Several checkouts may share one engine: names and clean-up keep to the machines of this one.
+# Several checkouts may share one engine: names and clean-up keep to what this one made.
 TREE = hashlib.sha256(str(CHECKOUT).encode()).hexdigest()[:6]
-TREE_LABEL = f"agency_stack.test.tree={TREE}"
+LABEL = f"agency_stack.test={TREE}"
 KEY = CACHE / "id_ed25519"
 KNOWN_HOSTS = CACHE / "known_hosts"
 START_SECONDS = 90
@@ -313,7 +312,7 @@ class Machine:
         return run(["docker", "container", "inspect", "--format", template, self.container]).stdout.strip()
 
     def _create(self, flavour: str, tag: str) -> None:
-        labels = ["--label", LABEL, "--label", TREE_LABEL]
+        labels = ["--label", LABEL]
         run(["docker", "volume", "create", *labels, self.container])
         run(
             [
@@ -363,7 +362,7 @@ class Machine:
 def machines() -> list[Machine]:
     """All machines of this checkout."""
     prefix = Machine("").container
-    names = run(["docker", "ps", "--all", "--filter", f"label={TREE_LABEL}", "--format", "{{.Names}}"]).stdout.split()
+    names = run(["docker", "ps", "--all", "--filter", f"label={LABEL}", "--format", "{{.Names}}"]).stdout.split()
     return [Machine(name.removeprefix(prefix)) for name in sorted(names)]
 
 
@@ -371,7 +370,7 @@ def down_all() -> None:
     """Remove every machine of this checkout, and volumes that an interrupted start left."""
     for machine in machines():
         machine.down()
-    left = run(["docker", "volume", "ls", "--quiet", "--filter", f"label={TREE_LABEL}"]).stdout.split()
+    left = run(["docker", "volume", "ls", "--quiet", "--filter", f"label={LABEL}"]).stdout.split()
     if left:
         run(["docker", "volume", "rm", *left])
 

@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import http.client
 import json
 import os
@@ -21,6 +22,8 @@ import pytest
 import yaml
 
 CHECKOUT = Path(__file__).resolve().parents[2]
+# What tools/test_machine.sh removes at the end; other checkouts may use the same engine.
+TEST_LABEL = f"agency_stack.test={hashlib.sha256(str(CHECKOUT).encode()).hexdigest()[:6]}"
 BIN = Path(sys.executable).parent
 
 
@@ -56,7 +59,8 @@ class Platform:
 
     def run(self, playbook: str = "multi_tenancy", *arguments: str, **extra: Any) -> Outcome:
         """Run a playbook with extra-vars."""
-        extra |= {"agency_root": str(self.root), "log_dir": str(self.logs)}
+        extra = {f"multi_tenancy_{name}": value for name, value in extra.items()}
+        extra |= {"multi_tenancy_agency_root": str(self.root), "multi_tenancy_log_dir": str(self.logs)}
         command = [str(BIN / "ansible-playbook"), f"playbooks/{playbook}.yml", "-i", "inventory/localhost.yml"]
         environment = {**os.environ, "ANSIBLE_CONFIG": str(CHECKOUT / "ansible.cfg"), "ANSIBLE_NOCOLOR": "1"}
         done = subprocess.run(
@@ -120,6 +124,7 @@ class Platform:
                 capture_output=True,
                 check=True,
             )
+        Path(f"/etc/logrotate.d/agency-stack-{self.prefix}").unlink(missing_ok=True)
         shutil.rmtree(self.root, ignore_errors=True)
 
 

@@ -33,6 +33,7 @@ from typing import Any, TypeVar
 
 import pytest
 from ansible_collections.agency_stack.multi_tenancy.plugins.module_utils import _firewall, _nft
+from conftest import TEST_LABEL
 
 T = TypeVar("T")
 CLONE_NEWNET = 0x40000000
@@ -814,7 +815,7 @@ def test_many_bridges(world: World, count: int) -> None:
 
 # The engine of this machine.
 
-LABEL = "agency_stack.test=1"
+LABEL = TEST_LABEL
 
 
 def docker(*words: str, check: bool = True) -> str:

@@ -15,7 +15,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from conftest import Outcome, Platform, docker
+from conftest import TEST_LABEL, Outcome, Platform, docker
 
 CONNECT = "import socket,sys; socket.create_connection((sys.argv[1], int(sys.argv[2])), timeout=2)"
 
@@ -191,7 +191,7 @@ def test_taken_port_is_named_with_its_process(platform: Platform) -> None:
 
 
 def test_pool_that_a_foreign_network_overlaps_is_refused_for_new_clients_only(platform: Platform) -> None:
-    docker("network", "create", "--subnet", "10.214.128.0/24", "--label", "agency_stack.test=1", "it_foreign")
+    docker("network", "create", "--subnet", "10.214.128.0/24", "--label", TEST_LABEL, "it_foreign")
     try:
         outcome = platform.run(client_id="two")
         assert outcome.rc != 0 and "overlaps 10.214.128.0/24 (the Docker network 'it_foreign')" in outcome.text

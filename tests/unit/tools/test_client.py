@@ -63,6 +63,7 @@ def started(monkeypatch: pytest.MonkeyPatch) -> list[list[str]]:
             },
         ),
         ("update_client --client-id=x --protected no", {"CLIENT_ID": "x", "PROTECTED": "no"}),
+        ("update_client --client-id=x --aliases= --force", {"CLIENT_ID": "x", "ALIASES": ",", "FORCE": "1"}),
         ("suspend_client --client-id x --check", {"CLIENT_ID": "x", "CHECK": "1"}),
         ("resume_client --client-id x --diff --wait 5", {"CLIENT_ID": "x", "DIFF": "1"}),
         ("remove_client --client-id x --purge --yes", {"CLIENT_ID": "x", "PURGE": "1", "YES": "1"}),
@@ -71,8 +72,16 @@ def started(monkeypatch: pytest.MonkeyPatch) -> list[list[str]]:
         ("logs --service site --lines 7 --verbose", {"SERVICE": "site", "LINES": "7", "VERBOSE": "1"}),
         ("restart --client-id x", {"CLIENT_ID": "x"}),
         (
-            "multi_tenancy --default-client-id d --root-domain r.test --isolation-level soft --clients a,b,c",
-            {"DEFAULT_CLIENT_ID": "d", "ROOT_DOMAIN": "r.test", "ISOLATION_LEVEL": "soft", "CLIENTS": "a,b,c"},
+            "multi_tenancy --default-client-id d --root-domain r.test --isolation-level soft --clients a,b,c"
+            " --force --custom-config /etc/hostname",
+            {
+                "DEFAULT_CLIENT_ID": "d",
+                "ROOT_DOMAIN": "r.test",
+                "ISOLATION_LEVEL": "soft",
+                "CLIENTS": "a,b,c",
+                "FORCE": "1",
+                "CUSTOM_CONFIG": "/etc/hostname",
+            },
         ),
     ],
 )
@@ -132,7 +141,12 @@ def test_values_arrive_as_they_were_typed(started: list[list[str]]) -> None:
         if argument.startswith("--extra-vars="):
             assert argument.count("!unsafe") >= 1
             values |= yaml.load(argument.partition("=")[2], Loader=_Loader)
-    assert values == {"client_id": HOSTILE, "agency_root": root, "log_dir": HOSTILE}
+    assert values == {
+        "multi_tenancy_client_id": HOSTILE,
+        "multi_tenancy_agency_root": root,
+        "multi_tenancy_log_dir": HOSTILE,
+        "multi_tenancy_from_script": "add_client.sh",
+    }
     assert argv[-1] == str(play.ROOT / "playbooks" / "add_client.yml")
 
 

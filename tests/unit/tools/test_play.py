@@ -61,13 +61,24 @@ def read(argv: list[str]) -> Any:
 @given(st.text(st.characters(codec="utf-8", exclude_characters="\0"), min_size=1))
 def test_any_text_survives_as_an_unsafe_scalar(value: str) -> None:
     argv = command(CLIENT_ID=value)
-    assert options(argv, "extra-vars")[0].startswith('{"client_id": !unsafe "')
-    assert read(argv) == {"client_id": value}
+    assert options(argv, "extra-vars")[0].startswith('{"multi_tenancy_client_id": !unsafe "')
+    assert read(argv) == {"multi_tenancy_client_id": value}
 
 
 def test_every_variable_has_its_extra_var() -> None:
-    env = {name: f"value of {name}" for name in play.EXTRA_VARS}
-    assert read(command(**env)) == {name.lower(): value for name, value in env.items()}
+    env = {name: f"value of {name}" for name in play.EXTRA_VARS} | {"FORCE": "true", "CUSTOM_CONFIG": __file__}
+    assert read(command(**env)) == {f"multi_tenancy_{name.lower()}": value for name, value in env.items()}
+
+
+def test_custom_config_is_named_from_where_it_was_typed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "mine.yaml").touch()
+    monkeypatch.chdir(tmp_path)
+    assert read(command(CUSTOM_CONFIG="mine.yaml")) == {"multi_tenancy_custom_config": str(tmp_path / "mine.yaml")}
+
+
+@pytest.mark.parametrize(("typed", "taken"), [("1", "true"), ("YES", "true"), ("0", "false")])
+def test_force_is_on_or_off(typed: str, taken: str) -> None:
+    assert read(command(FORCE=typed)) == {"multi_tenancy_force": taken}
 
 
 def test_empty_counts_as_not_set() -> None:
@@ -107,6 +118,9 @@ def test_inventory_may_be_a_list_of_hosts_or_an_existing_file() -> None:
         ({"INVENTORY": "missing.yml"}, "There is no inventory 'missing.yml'"),
         ({"ANSIBLE_ARGS": "'open"}, "close its quotes"),
         ({"DOMAIN": "\udcff"}, "DOMAIN is not UTF-8 text"),
+        ({"FORCE": "very"}, "FORCE is 'very'; it takes 1 (on) or 0 (off)."),
+        ({"CUSTOM_CONFIG": "missing.yaml"}, "The settings 'missing.yaml' cannot be read (No such file or directory)"),
+        ({"CUSTOM_CONFIG": "/"}, "cannot be read (Is a directory)"),
     ],
 )
 def test_faults_are_one_sentence(env: dict[str, str], message: str) -> None:
@@ -155,7 +169,7 @@ def test_make_expands_nothing(checkout: Path, way: str, pattern: str) -> None:
         done = run_make(checkout, **dict.fromkeys(names, value))
     assert (done.returncode, done.stderr) == (0, "")
     argv = json.loads(done.stdout)
-    assert read(argv) == {"client_id": value}
+    assert read(argv) == {"multi_tenancy_client_id": value}
     assert options(argv, "limit") == [value]
     assert not marker.exists()
 
@@ -167,6 +181,11 @@ def test_the_marker_would_show_an_expansion(checkout: Path) -> None:
     assert marker.exists()
 
 
+def test_make_tells_no_aliases_from_none_named(checkout: Path) -> None:
+    assert read(json.loads(run_make(checkout, "ALIASES=").stdout)) == {"multi_tenancy_aliases": ","}
+    assert options(json.loads(run_make(checkout, ALIASES="").stdout), "extra-vars") == []
+
+
 def test_make_refuses_a_mistyped_name(checkout: Path) -> None:
     done = run_make(checkout, "ISOLATON_LEVEL=hard")
     assert done.returncode == 2
@@ -176,13 +195,14 @@ def test_make_refuses_a_mistyped_name(checkout: Path) -> None:
 def run_playbook(checkout: Path, argv: list[str]) -> list[str]:
     """Run the command on a playbook that writes down what arrived: at once, and through another variable."""
     arrived = checkout / "arrived"
+    name = "multi_tenancy_client_id"
     recorder = [
         {
             "hosts": "localhost",
             "gather_facts": False,
             "tasks": [
-                {"ansible.builtin.set_fact": {"again": "{{ client_id }}"}},
-                {"ansible.builtin.copy": {"dest": str(arrived), "content": "{{ [client_id, again] | to_json }}"}},
+                {"ansible.builtin.set_fact": {"again": f"{{{{ {name} }}}}"}},
+                {"ansible.builtin.copy": {"dest": str(arrived), "content": f"{{{{ [{name}, again] | to_json }}}}"}},
             ],
         }
     ]

@@ -78,7 +78,7 @@ def test_every_key_of_a_service_reaches_its_container(shop_config: dict[str, Any
             {"source": "/srv/root/clients/acme/data/files", "target": "/files", "read_only": False},
             {"source": "/srv/root/clients/acme/data/conf", "target": "/conf", "read_only": True},
         ],
-        "tmpfs": {"/tmp": "size=16m,mode=1777", "/run": ""},
+        "tmpfs": {"/tmp": "size=16m,mode=1777,uid=33,gid=33", "/run": "uid=33,gid=33"},
         "cap_add": ["CHOWN", "SETUID"],
         "read_only": False,
         "mem_limit": 1024**3,
@@ -94,6 +94,7 @@ def test_every_key_of_a_service_reaches_its_container(shop_config: dict[str, Any
             "start_period": 5 * 10**9,
         },
         "start_first": True,
+        "networks": (),
     }
 
 
@@ -151,11 +152,11 @@ def test_directories_come_parents_first_and_keep_strangers_out(shop_config: dict
     assert set(below) == {"files", "conf", "site"}
     for directory in below.values():
         assert (directory.uid, directory.gid, directory.reader) == (1900000001, 1900000001, 1900000001)
-        assert directory.trusted == f"{home}/data"
     for directory in wanted:
         assert directory.mode & 0o007 == 0
         if directory.path not in (f"{home}/data/{name}" for name in below):
             assert directory.uid == 0
+            assert directory.mode & 0o022 == 0
     private = {directory.path.rpartition("/")[2] for directory in wanted if directory.mode & 0o077 == 0}
     assert private == {"secrets", "certs", "backups"}
 
@@ -183,7 +184,8 @@ def test_the_clients_file_is_yaml_and_names_the_command_that_changes_it(
     document = yaml.safe_load(text)
     assert document == json.loads("".join(line for line in text.splitlines(True) if not line.startswith("#")))
     assert (document["hostnames"], document["network"]["subnet"]) == (["acme.example.com"], "10.217.0.0/28")
-    assert "make multi_tenancy CLIENT_ID=acme" in text
+    assert "make update_client CLIENT_ID=acme" in text
+    assert "scripts/update_client.sh --client-id acme" in text
     assert effective_text(json.loads(json.dumps(client)), config, LAYOUT) == text
 
 
