@@ -5,11 +5,19 @@
 
 from __future__ import annotations
 
+import ipaddress
+import itertools
 import re
-from collections.abc import Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, fields
-from typing import Literal
+from typing import Any, Literal
 
+from ansible_collections.agency_stack.multi_tenancy.plugins.module_utils._egress import (
+    Egress,
+    Rule,
+    faults_of_egress,
+    parse_rule,
+)
 from ansible_collections.agency_stack.multi_tenancy.plugins.module_utils._plan import (
     Change,
     InvalidInput,
@@ -30,6 +38,9 @@ _BRIDGE = re.compile(r"[a-z0-9-]{1,15}")
 _INTERFACE = re.compile(r"[A-Za-z0-9_.-]{1,15}")
 _TABLE = re.compile(r"[a-z][a-z0-9_]{0,31}")
 _PATH = re.compile(r"/[A-Za-z0-9._/-]+")
+
+# The host itself is kept from sending to the subnets of missing bridges, so they must not be parts of the internet.
+_PRIVATE = tuple(ipaddress.IPv4Network(network) for network in ("10.0.0.0/8", "172.16.0.0/12", "192.168.0.0/16"))
 
 # Where clouds hand out credentials to whoever asks from the machine: (address, whose it is).
 METADATA4 = (
@@ -53,7 +64,8 @@ class Firewall:
 
     table: str
     bridge_prefix: str
-    bridges: tuple[str, ...]
+    subnets: tuple[str, ...]
+    egress: tuple[Egress, ...]
     uplinks: tuple[str, ...]
     edge_ports: tuple[int, ...]
 
@@ -90,7 +102,7 @@ def checked(
     *,
     table: str,
     bridge_prefix: str,
-    bridges: Sequence[str],
+    networks: Sequence[Mapping[str, Any]],
     uplinks: Sequence[str],
     edge_ports: Sequence[int],
     path: str,
@@ -101,7 +113,7 @@ def checked(
     Args:
         table: Name of the nftables table.
         bridge_prefix: What the name of every client bridge begins with.
-        bridges: The client bridges whose own traffic is allowed.
+        networks: The clients' networks: `bridge`, `subnet` (IPv4), `egress` (allow or deny) and `egress_allow` of each.
         uplinks: Bridges that lead out of the host.
         edge_ports: Ports of the host that containers may reach.
         path: The rules file.
@@ -122,7 +134,7 @@ def checked(
         faults += [
             f"bridge {bridge!a} is not allowed: use '{bridge_prefix}' followed by a-z, 0-9 and '-', "
             f"{MAX_INTERFACE} characters at most."
-            for bridge in bridges
+            for bridge in (network["bridge"] for network in networks)
             if _BRIDGE.fullmatch(bridge) is None or not bridge.startswith(bridge_prefix) or bridge == bridge_prefix
         ]
         faults += [
@@ -134,28 +146,69 @@ def checked(
     faults += [
         f"uplink {name!a} is not the name of an interface." for name in uplinks if not _INTERFACE.fullmatch(name)
     ]
+    subnets, subnet_faults = _checked_subnets(networks)
+    faults += subnet_faults
+    for network in networks:
+        where = f"bridge {network['bridge']!a}: "
+        faults += faults_of_egress(network["egress"], network["egress_allow"], where)
+    bridges = sorted(str(network["bridge"]) for network in networks)
+    faults += [f"bridge {one!a} is named twice." for one, other in itertools.pairwise(bridges) if one == other]
     faults += [f"edge port {port} is not allowed: use 1 to 65535." for port in edge_ports if not 1 <= port <= 65535]
     if faults:
         raise InvalidInput(faults)
     return Firewall(
         table=table,
         bridge_prefix=bridge_prefix,
-        bridges=tuple(sorted(set(bridges))),
+        subnets=tuple(map(str, sorted(subnets))),
+        egress=tuple(
+            sorted(
+                (Egress(item["bridge"], item["egress"], _rules(item["egress_allow"])) for item in networks),
+                key=lambda egress: egress.bridge,
+            )
+        ),
         uplinks=tuple(sorted(set(uplinks))),
         edge_ports=tuple(sorted(set(edge_ports))),
     )
 
 
+def _rules(texts: Iterable[str]) -> tuple[Rule, ...]:
+    return tuple(sorted(set(map(parse_rule, texts))))
+
+
+def _checked_subnets(networks: Sequence[Mapping[str, Any]]) -> tuple[list[ipaddress.IPv4Network], list[str]]:
+    """The subnets in order, and what is wrong with them."""
+    subnets, faults = [], []
+    for network in networks:
+        try:
+            subnet = ipaddress.IPv4Network(network["subnet"])
+        except ValueError:
+            faults.append(f"subnet {network['subnet']!a} is not an IPv4 network such as 10.217.0.0/28.")
+            continue
+        if not any(subnet.subnet_of(private) for private in _PRIVATE):
+            faults.append(f"subnet {subnet} is not allowed: use a part of {', '.join(map(str, _PRIVATE))}.")
+        subnets.append(subnet)
+    subnets.sort()
+    faults += [
+        f"subnets {one} and {other} overlap." for one, other in itertools.pairwise(subnets) if one.overlaps(other)
+    ]
+    return subnets, faults
+
+
 def render(wanted: Firewall) -> str:
     """The rules file: nft applies it as one transaction, so there is no moment without rules.
 
-    Clients are only elements of a set; the number of rules is constant.
+    Clients are only elements of sets; the number of rules is constant.
 
     The chains come before the engine's own (priority filter - 10 before filter). A drop is final wherever it is, but
     this way packets of clients are judged before any rule of the engine or of the operator is run, and after dstnat:
     a port that another client published has already become that client's bridge, or this host (docker-proxy).
     """
-    bridges = [f'"{bridge}" . "{bridge}"' for bridge in wanted.bridges]
+    pairs = [f'"{egress.bridge}" . "{egress.bridge}"' for egress in wanted.egress]
+    free = [f'"{egress.bridge}"' for egress in wanted.egress if egress.policy == "allow"]
+    open4, open6 = (
+        [element for egress in wanted.egress if egress.policy == "deny" for element in _open(egress, version)]
+        for version in (4, 6)
+    )
     uplinks = [f'"{uplink}"' for uplink in wanted.uplinks]
     ours = f'"{wanted.bridge_prefix}*"'
     head = f"table inet {wanted.table}"
@@ -172,7 +225,29 @@ delete {head}
     # Bridges of clients: traffic within one bridge is allowed. Such packets get here at all only with br_netfilter.
     set pairs {{
         type ifname . ifname
-{_elements(bridges)}    }}
+{_elements(pairs)}    }}
+
+    # Subnets of clients; the engine is asked for IPv4 alone.
+    set subnets {{
+        type ipv4_addr
+        flags interval
+{_elements(wanted.subnets)}    }}
+
+    # Bridges from which everything outside this host may be reached.
+    set free {{
+        type ifname
+{_elements(free)}    }}
+
+    # What may be reached outside from the other bridges.
+    set open4 {{
+        type ifname . ipv4_addr . inet_proto . inet_service
+        flags interval
+{_elements(open4)}    }}
+
+    set open6 {{
+        type ifname . ipv6_addr . inet_proto . inet_service
+        flags interval
+{_elements(open6)}    }}
 
     # Bridges that lead out of this host; every other bridge belongs to somebody else's containers or machines.
     set uplinks {{
@@ -200,8 +275,16 @@ delete {head}
         iifname {ours} jump from_client_to_host
     }}
 
+    # While a bridge is away, the default route would carry what is meant for its client to a stranger. Those who send
+    # are told at once, so that the edge answers in time.
+    chain output {{
+        type filter hook output priority filter - 10; policy accept;
+        ip daddr @subnets oifname != "lo" oifname != {ours} reject with icmpx host-unreachable
+    }}
+
     chain forward {{
         type filter hook forward priority filter - 10; policy accept;
+        ip daddr @subnets oifname != {ours} drop
         iifname {ours} jump from_client
         oifname {ours} jump to_client
     }}
@@ -223,9 +306,14 @@ delete {head}
         # Packets that belong to no connection are not masqueraded and would leave with their inner address.
         ct state invalid drop
         # Some clouds serve names at their metadata address (Azure, Google); port 53 gives no credentials.
-        meta l4proto {{ tcp, udp }} th dport 53 return
+        iifname @free meta l4proto {{ tcp, udp }} th dport 53 return
         ip daddr @metadata4 drop
         ip6 daddr @metadata6 drop
+        iifname @free return
+        # Without state: what is no longer allowed ends at once. Answers from outside are judged in to_client.
+        iifname . ip daddr . meta l4proto . th dport @open4 return
+        iifname . ip6 daddr . meta l4proto . th dport @open6 return
+        drop
     }}
 
     chain to_client {{
@@ -235,6 +323,27 @@ delete {head}
     }}
 }}
 """
+
+
+def _open(egress: Egress, version: int) -> list[str]:
+    """The elements of a set for the rules of one bridge; networks that overlap are merged, because nft refuses them."""
+
+    def service(rule: Rule) -> tuple[str, int]:
+        return rule.protocol, rule.port
+
+    elements = []
+    rules = sorted((rule for rule in egress.rules if rule.version == version), key=service)
+    for (protocol, port), group in itertools.groupby(rules, key=service):
+        for network in _merged([rule.network for rule in group], version):
+            elements.append(f'"{egress.bridge}" . {network} . {protocol} . {port}')
+    return elements
+
+
+def _merged(networks: Iterable[str], version: int) -> list[str]:
+    """Networks of one IP version without overlaps."""
+    if version == 4:
+        return [str(network) for network in ipaddress.collapse_addresses(map(ipaddress.IPv4Network, networks))]
+    return [str(network) for network in ipaddress.collapse_addresses(map(ipaddress.IPv6Network, networks))]
 
 
 def _elements(items: Sequence[str]) -> str:

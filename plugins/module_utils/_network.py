@@ -97,7 +97,7 @@ def plan_network_removal(
     changes = []
     for network in sorted(actual, key=lambda network: str(network["Name"])):
         labels = network.get("Labels") or {}
-        client_id = labels.get(LABEL_CLIENT)
+        client_id = str(labels.get(LABEL_CLIENT, ""))
         if labels.get(LABEL_PLATFORM) == platform and client_id in client_ids:
             before = read_network(network)
             found = NetworkSpec(name=network["Name"], client_id=client_id, labels=labels, **before)

@@ -10,7 +10,8 @@ import glob
 import os
 import shutil
 import subprocess
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 from ansible_collections.agency_stack.multi_tenancy.plugins.module_utils._files import atomic_write, read_text
 from ansible_collections.agency_stack.multi_tenancy.plugins.module_utils._firewall import (
@@ -178,11 +179,18 @@ class Host:
 def wanted_firewall(
     host: Host,
     bridge_prefix: str,
-    bridges: Sequence[str],
+    networks: Sequence[Mapping[str, Any]],
     edge_ports: Sequence[int],
     uplinks: Sequence[str] | None = None,
 ) -> Firewall:
     """The firewall that a host must have; its own default routes say which bridges lead out, unless they are named.
+
+    Args:
+        host: The host, for its default routes.
+        bridge_prefix: What the name of every client bridge begins with.
+        networks: The clients' networks, as firewall_networks() gives them.
+        edge_ports: Ports of the host that containers may reach.
+        uplinks: Bridges that lead out of the host.
 
     Raises:
         InvalidInput: A name or path cannot be used, all faults at once.
@@ -193,7 +201,7 @@ def wanted_firewall(
     return checked(
         table=host.table,
         bridge_prefix=bridge_prefix,
-        bridges=bridges,
+        networks=networks,
         uplinks=uplinks,
         edge_ports=edge_ports,
         path=host.path,

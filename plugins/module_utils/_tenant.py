@@ -67,9 +67,25 @@ def bridge_name(client: Mapping[str, Any], config: Mapping[str, Any]) -> str:
     return f"{config['name_prefix']}-{client['index']}"
 
 
-def bridge_names(clients: Iterable[Mapping[str, Any]], config: Mapping[str, Any]) -> list[str]:
-    """The bridges that the firewall must know: of all clients but those on their way out."""
-    return [bridge_name(client, config) for client in clients if client["state"] != "absent"]
+def firewall_networks(clients: Iterable[Mapping[str, Any]], config: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """The networks that the firewall must know: of all clients but those on their way out.
+
+    Returns:
+        `bridge`, `subnet`, `egress` (allow or deny) and `egress_allow` (destinations that deny leaves open) of each.
+    """
+    return [
+        {"bridge": bridge_name(client, config), "subnet": client["subnet"], **_egress(client, config)}
+        for client in clients
+        if client["state"] != "absent"
+    ]
+
+
+def _egress(client: Mapping[str, Any], config: Mapping[str, Any]) -> dict[str, Any]:
+    default = config.get(client["isolation_level"], {})
+    return {
+        "egress": client.get("egress") or default.get("egress", "allow"),
+        "egress_allow": list(client.get("egress_allow", default.get("egress_allow", []))),
+    }
 
 
 def network(client: Mapping[str, Any], config: Mapping[str, Any]) -> NetworkSpec:

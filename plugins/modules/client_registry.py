@@ -95,12 +95,13 @@ clients:
       uid: 1900000001
       gid: 1900000001
       created_at: "2026-01-31T12:00:00+00:00"
-bridges:
-  description: Name of the bridge of every client that is not on its way out.
+networks:
+  description: The network of every client that is not on its way out, in the form that
+    M(agency_stack.multi_tenancy.host_firewall) takes.
   returned: success
   type: list
-  elements: str
-  sample: ["mt-1"]
+  elements: dict
+  sample: [{"bridge": "mt-1", "subnet": "10.217.0.0/28", "egress": "allow", "egress_allow": []}]
 changes:
   description: What was done, or would be done in check mode; C(action), C(kind), C(name) and C(client_id) of each.
   returned: success
@@ -122,7 +123,7 @@ from ansible_collections.agency_stack.multi_tenancy.plugins.module_utils._files 
 from ansible_collections.agency_stack.multi_tenancy.plugins.module_utils._registry import plan_registry
 from ansible_collections.agency_stack.multi_tenancy.plugins.module_utils._registry_store import load_for_edit, save
 from ansible_collections.agency_stack.multi_tenancy.plugins.module_utils._runner import converge, finish, guarded
-from ansible_collections.agency_stack.multi_tenancy.plugins.module_utils._tenant import bridge_names
+from ansible_collections.agency_stack.multi_tenancy.plugins.module_utils._tenant import firewall_networks
 
 ARGUMENT_SPEC = {
     **PLATFORM_SPEC,
@@ -165,7 +166,7 @@ def edit(module: AnsibleModule, path: str) -> None:
         lambda change: None,
         params["log_dir"],
         clients=document["clients"],
-        bridges=bridge_names(document["clients"], params["config"]),
+        networks=firewall_networks(document["clients"], params["config"]),
     )
     finish(module, result)
 

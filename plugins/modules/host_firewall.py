@@ -13,8 +13,11 @@ author:
 description:
   - Keeps one nftables table (family C(inet)) equal to what the platform needs, in the kernel, in a file, and at boot.
   - Containers on a client's bridge reach neither other clients nor other networks of the engine, no address of the
-    host, no port that others published, and no cloud metadata. Traffic within one bridge, answers to connections that
-    the host began (the edge), and the way out to other machines stay open. IPv4 and IPv6 are treated alike.
+    host, no port that others published, and no cloud metadata. Traffic within one bridge and answers to connections
+    that the host began (the edge) stay open, and so does the way out to other machines, unless the network denies it.
+    IPv4 and IPv6 are treated alike.
+  - While a client's bridge is away, nothing that is meant for its subnet leaves the host by another interface; who
+    sends is told at once that the client cannot be reached. Subnets are IPv4, as the engine is asked for no others.
   - Nothing but the host itself begins connections to these containers. The engine's C(docker-proxy) is part of the
     host, so do not publish ports of such containers; the edge reaches them without.
   - The rules of the engine stay as they are; this table is run before them. The number of rules does not depend on the
@@ -45,22 +48,54 @@ options:
       - What the names of all client bridges begin with, and no other interface's. It ends with C(-).
     type: str
     default: mt-
-  bridges:
+  networks:
     description:
-      - The client bridges that exist or are about to exist.
-      - Traffic within each of them is allowed; this matters on hosts where the kernel shows bridged packets to the
-        firewall (C(br_netfilter), which the engine loads). All other rules go by O(bridge_prefix), so that a bridge
-        that is not listed here is closed, not open.
+      - The networks of clients that exist or are about to exist. A bridge with O(bridge_prefix) that is not listed here
+        is closed, not open.
       - With O(registry) they are used in check mode alone.
     type: list
-    elements: str
+    elements: dict
     default: []
+    suboptions:
+      bridge:
+        description:
+          - Name of the bridge. Traffic within it is allowed; this matters on hosts where the kernel shows bridged
+            packets to the firewall (C(br_netfilter), which the engine loads).
+        type: str
+        required: true
+      subnet:
+        description:
+          - Its IPv4 network, a private one.
+        type: str
+        required: true
+      egress:
+        description:
+          - V(allow) leaves the way out to other machines open, except to cloud metadata; of that, port 53 alone is
+            open, because some clouds serve names there.
+          - V(deny) closes it, port 53 included, but for O(networks[].egress_allow). Connections from before end too.
+            Names of containers on the same network are still resolved, by the engine; for other names a name server
+            must be in O(networks[].egress_allow), unless the engine asks one on the host's own loopback interface.
+        type: str
+        choices: [allow, deny]
+        default: allow
+      egress_allow:
+        description:
+          - What V(deny) leaves open, each C(CIDR:port) with C(/udp) after it when it is not TCP, such as
+            V(203.0.113.0/24:443), V([2001:db8::/32]:443) or V(198.51.100.7:53/udp). Cloud metadata stays closed.
+        type: list
+        elements: str
+        default: []
   registry:
     description:
-      - Path of the registry C(clients.json), from which the bridges of its clients are taken instead of O(bridges). Its
-        lock is held until the table is replaced, so that of several runs at once the last one has seen all clients.
+      - Path of the registry C(clients.json), from which the networks of its clients are taken instead of O(networks).
+        Its lock is held until the table is replaced, so that of several runs at once the last one has seen all clients.
       - In check mode it is not read, because it does not hold the clients that the same run would add.
     type: path
+  config:
+    description:
+      - The platform's effective settings, which say with the registry what each client may reach. Needed with
+        O(registry).
+    type: dict
   lock_timeout:
     description:
       - Seconds to wait for another run that holds the lock of O(registry).
@@ -118,20 +153,26 @@ EXAMPLES = r"""
     path: /opt/agency_stack/multi_tenancy/firewall.nft
     log_dir: /var/log/agency_stack
 
-- name: Allow the traffic within the bridges of two clients, and let clients reach sites through the edge
+- name: Isolate two clients, of which one reaches nothing outside but one service
   agency_stack.multi_tenancy.host_firewall:
     path: /opt/agency_stack/multi_tenancy/firewall.nft
-    bridges:
-      - mt-alpha
-      - mt-beta
+    networks:
+      - bridge: mt-1
+        subnet: 10.217.0.0/28
+      - bridge: mt-2
+        subnet: 10.217.0.16/28
+        egress: deny
+        egress_allow:
+          - 203.0.113.0/24:443
     clients_reach_edge: true
 
-- name: Allow the traffic within the bridge of each client of the registry
+- name: Isolate the clients of the registry
   agency_stack.multi_tenancy.host_firewall:
     path: /opt/agency_stack/multi_tenancy/firewall.nft
     registry: /opt/agency_stack/multi_tenancy/clients.json
+    config: "{{ platform.config }}"
     # What the registry will say, for check mode.
-    bridges: "{{ registry.bridges }}"
+    networks: "{{ registry.networks }}"
 
 - name: Remove the table, its file and its unit
   agency_stack.multi_tenancy.host_firewall:
@@ -184,7 +225,8 @@ uplinks:
   sample: []
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 from ansible.module_utils.basic import AnsibleModule
 from ansible_collections.agency_stack.multi_tenancy.plugins.module_utils._files import locked
@@ -206,28 +248,27 @@ from ansible_collections.agency_stack.multi_tenancy.plugins.module_utils._nft im
 from ansible_collections.agency_stack.multi_tenancy.plugins.module_utils._plan import TenancyError
 from ansible_collections.agency_stack.multi_tenancy.plugins.module_utils._registry_store import load
 from ansible_collections.agency_stack.multi_tenancy.plugins.module_utils._runner import converge, finish, guarded
-from ansible_collections.agency_stack.multi_tenancy.plugins.module_utils._tenant import bridge_names
+from ansible_collections.agency_stack.multi_tenancy.plugins.module_utils._tenant import firewall_networks
 
 
 def run(module: AnsibleModule) -> None:
-    """Keep the firewall, under the registry's lock when the bridges are taken from there."""
+    """Keep the firewall, under the registry's lock when the networks are taken from there."""
     params = module.params
     registry = params["registry"]
     if registry is None or module.check_mode or params["state"] == "absent":
-        keep(module, params["bridges"])
+        keep(module, params["networks"])
         return
     with locked(registry + ".lock", params["lock_timeout"]):
-        names = {"name_prefix": params["bridge_prefix"].removesuffix("-")}
-        keep(module, bridge_names(load(registry)["clients"], names))
+        keep(module, firewall_networks(load(registry)["clients"], params["config"]))
 
 
-def keep(module: AnsibleModule, bridges: Sequence[str]) -> None:
+def keep(module: AnsibleModule, networks: Sequence[Mapping[str, Any]]) -> None:
     """Compare, plan and apply."""
     params = module.params
     present = params["state"] == "present"
     host = Host(params["table"], params["path"])
     edge_ports = params["edge_ports"] if params["clients_reach_edge"] else []
-    firewall = wanted_firewall(host, params["bridge_prefix"], bridges, edge_ports, params["uplinks"])
+    firewall = wanted_firewall(host, params["bridge_prefix"], networks, edge_ports, params["uplinks"])
     if present and host.nft is None and not module.check_mode:
         raise TenancyError("nft is not installed, so no client can be isolated; install the package nftables.")
     wanted = State()
@@ -263,8 +304,19 @@ def main() -> None:
         argument_spec={
             "table": {"type": "str", "default": "agency_stack"},
             "bridge_prefix": {"type": "str", "default": "mt-"},
-            "bridges": {"type": "list", "elements": "str", "default": []},
+            "networks": {
+                "type": "list",
+                "elements": "dict",
+                "default": [],
+                "options": {
+                    "bridge": {"type": "str", "required": True},
+                    "subnet": {"type": "str", "required": True},
+                    "egress": {"type": "str", "choices": ["allow", "deny"], "default": "allow"},
+                    "egress_allow": {"type": "list", "elements": "str", "default": []},
+                },
+            },
             "registry": {"type": "path"},
+            "config": {"type": "dict"},
             "lock_timeout": {"type": "int", "default": 60},
             "uplinks": {"type": "list", "elements": "str"},
             "clients_reach_edge": {"type": "bool", "default": False},
@@ -274,6 +326,7 @@ def main() -> None:
             "state": {"type": "str", "choices": ["present", "absent"], "default": "present"},
             "log_dir": {"type": "path"},
         },
+        required_by={"registry": ["config"]},
         supports_check_mode=True,
     )
     guarded(module, lambda: run(module))

@@ -165,12 +165,13 @@ clients:
   type: list
   elements: dict
   sample: []
-bridges:
-  description: Name of the bridge of every client, as they will be.
+networks:
+  description: The networks of clients as they will be, in the form that
+    M(agency_stack.multi_tenancy.host_firewall) takes.
   returned: success
   type: list
-  elements: str
-  sample: ["mt-1"]
+  elements: dict
+  sample: [{"bridge": "mt-1", "subnet": "10.217.0.0/28", "egress": "allow", "egress_allow": []}]
 settings_differ:
   description: Whether the settings have to be written.
   returned: success
@@ -198,7 +199,7 @@ from ansible_collections.agency_stack.multi_tenancy.plugins.module_utils._regist
 from ansible_collections.agency_stack.multi_tenancy.plugins.module_utils._request import REQUEST_SPEC, read_request
 from ansible_collections.agency_stack.multi_tenancy.plugins.module_utils._runner import guarded
 from ansible_collections.agency_stack.multi_tenancy.plugins.module_utils._settings import parse, plan_settings
-from ansible_collections.agency_stack.multi_tenancy.plugins.module_utils._tenant import bridge_names
+from ansible_collections.agency_stack.multi_tenancy.plugins.module_utils._tenant import firewall_networks
 
 
 def run(module: AnsibleModule) -> None:
@@ -237,7 +238,7 @@ def run(module: AnsibleModule) -> None:
         restore=request.restore,
         custom=custom,
         clients=document["clients"],
-        bridges=bridge_names(document["clients"], config),
+        networks=firewall_networks(document["clients"], config),
         settings_differ=bool(settings_changes),
         clients_differ=bool(upgrade or client_changes),
     )

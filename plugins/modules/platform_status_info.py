@@ -105,8 +105,8 @@ from ansible_collections.agency_stack.multi_tenancy.plugins.module_utils._runner
 from ansible_collections.agency_stack.multi_tenancy.plugins.module_utils._stack_apply import list_containers
 from ansible_collections.agency_stack.multi_tenancy.plugins.module_utils._status import client_status, report
 from ansible_collections.agency_stack.multi_tenancy.plugins.module_utils._tenant import (
-    bridge_names,
     containers,
+    firewall_networks,
     routes,
 )
 from ansible_collections.agency_stack.multi_tenancy.plugins.module_utils._traefik import routed_addresses
@@ -117,7 +117,7 @@ def wanted_rules(config: dict[str, Any], path: str, clients: list[dict[str, Any]
     edge = config["edge"]
     ports = [edge["http_port"], edge["https_port"]] if config["firewall"]["clients_reach_edge"] else []
     host = Host(config["firewall"]["table"], path)
-    return render(wanted_firewall(host, f"{config['name_prefix']}-", bridge_names(clients, config), ports))
+    return render(wanted_firewall(host, f"{config['name_prefix']}-", firewall_networks(clients, config), ports))
 
 
 def firewall_words(layout: Layout, config: dict[str, Any], clients: list[dict[str, Any]]) -> str:

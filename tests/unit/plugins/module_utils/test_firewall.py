@@ -11,6 +11,7 @@ from dataclasses import fields, replace
 from typing import Any
 
 import pytest
+from ansible_collections.agency_stack.multi_tenancy.plugins.module_utils._egress import Egress, Rule
 from ansible_collections.agency_stack.multi_tenancy.plugins.module_utils._firewall import (
     METADATA4,
     METADATA6,
@@ -34,7 +35,10 @@ from hypothesis import strategies as st
 GOOD: dict[str, Any] = {
     "table": "agency_stack",
     "bridge_prefix": "mt-",
-    "bridges": ["mt-beta", "mt-alpha", "mt-beta"],
+    "networks": [
+        {"bridge": "mt-beta", "subnet": "10.217.0.16/28", "egress": "allow", "egress_allow": []},
+        {"bridge": "mt-alpha", "subnet": "10.217.0.0/28", "egress": "deny", "egress_allow": ["203.0.113.7:443"]},
+    ],
     "uplinks": ["br0"],
     "edge_ports": [443, 80, 443],
     "path": "/opt/agency_stack/multi_tenancy/firewall.nft",
@@ -45,8 +49,31 @@ NAMES = State(file="/f", table="inet t", unit="/u", hook="/h", start="u")
 HOSTILE = ["", " ", '"', "}", ";", "#", "\n", "*", "$", "\\", "/", "{", "%", "'", "&", "|", "é", "\0"]
 
 
+def network(bridge: str, number: int = 0, egress: str = "allow", egress_allow: Any = ()) -> dict[str, Any]:
+    subnet = f"10.217.{number // 16}.{number % 16 * 16}/28"
+    return {"bridge": bridge, "subnet": subnet, "egress": egress, "egress_allow": list(egress_allow)}
+
+
+def networks(*bridges: str) -> list[dict[str, Any]]:
+    return [network(bridge, number) for number, bridge in enumerate(bridges)]
+
+
+def elements(text: str, name: str) -> list[str]:
+    """What a set of the rules file holds."""
+    (body,) = re.findall(rf"    set {name} {{\n(.*?)\n    }}\n", text, re.DOTALL)
+    found = re.search(r"elements = {\n(.*)\n *}", body, re.DOTALL)
+    return [line.strip().rstrip(",") for line in found[1].splitlines()] if found else []
+
+
 def test_names_are_sorted_and_unique() -> None:
-    assert checked(**GOOD) == Firewall("agency_stack", "mt-", ("mt-alpha", "mt-beta"), ("br0",), (80, 443))
+    assert checked(**GOOD) == Firewall(
+        "agency_stack",
+        "mt-",
+        ("10.217.0.0/28", "10.217.0.16/28"),
+        (Egress("mt-alpha", "deny", (Rule("203.0.113.7/32", 443, "tcp"),)), Egress("mt-beta", "allow")),
+        ("br0",),
+        (80, 443),
+    )
 
 
 REFUSED = [
@@ -58,11 +85,25 @@ REFUSED = [
     ("bridge_prefix", "-", "beginning with a letter"),
     ("bridge_prefix", "br-", "not 'br-'"),
     ("bridge_prefix", "a" * 14 + "-", "up to 14"),
-    ("bridges", ["mt-"], "followed by"),
-    ("bridges", ["docker0"], "use 'mt-'"),
-    ("bridges", ["mt-" + "a" * 13], "15 characters at most"),
-    ("bridges", ["mt-A"], "use 'mt-'"),
-    ("bridges", ["mt-a_b"], "use 'mt-'"),
+    ("networks", networks("mt-"), "followed by"),
+    ("networks", networks("docker0"), "use 'mt-'"),
+    ("networks", networks("mt-" + "a" * 13), "15 characters at most"),
+    ("networks", networks("mt-A"), "use 'mt-'"),
+    ("networks", networks("mt-a_b"), "use 'mt-'"),
+    ("networks", networks("mt-1", "mt-2", "mt-1"), "bridge 'mt-1' is named twice"),
+    ("networks", [network("mt-1", 1), network("mt-2", 1)], "subnets 10.217.0.16/28 and 10.217.0.16/28 overlap"),
+    (
+        "networks",
+        [network("mt-1", 3), network("mt-2") | {"subnet": "10.217.0.0/24"}],
+        "subnets 10.217.0.0/24 and 10.217.0.48/28 overlap",
+    ),
+    ("networks", [network("mt-1") | {"subnet": "0.0.0.0/0"}], "use a part of 10.0.0.0/8"),
+    ("networks", [network("mt-1") | {"subnet": "203.0.113.0/28"}], "use a part of 10.0.0.0/8"),
+    ("networks", [network("mt-1") | {"subnet": "10.217.0.1/28"}], "not an IPv4 network"),
+    ("networks", [network("mt-1") | {"subnet": "fd00::/64"}], "not an IPv4 network"),
+    ("networks", [network("mt-1", egress="some")], "bridge 'mt-1': egress 'some' is not allowed: use allow or deny"),
+    ("networks", [network("mt-1", 0, "deny", ["203.0.113.0/24"])], "bridge 'mt-1': egress_allow: '203.0.113.0/24'"),
+    ("networks", [network("mt-1", 0, "deny", ["0.0.0.0/0:443"])], "is everything"),
     ("uplinks", ["mt-up"], "would cut the host off"),
     ("uplinks", ["a" * 16], "not the name of an interface"),
     ("default_route_interfaces", ["mt-x"], "would cut the host off"),
@@ -81,25 +122,36 @@ def test_refused_with_the_cure(key: str, value: Any, words: str) -> None:
 
 def test_all_faults_are_told_at_once() -> None:
     with pytest.raises(InvalidInput) as caught:
-        checked(**{**GOOD, "table": "X", "bridges": ["eth0", "mt-a;"], "edge_ports": [0], "path": "x"})
+        checked(**{**GOOD, "table": "X", "networks": networks("eth0", "mt-a;"), "edge_ports": [0], "path": "x"})
     assert len(caught.value.faults) == 5
 
 
 @pytest.mark.parametrize("hostile", HOSTILE)
-@pytest.mark.parametrize("key", ["table", "bridge_prefix", "bridges", "uplinks", "path"])
+@pytest.mark.parametrize("key", ["table", "bridge_prefix", "bridge", "subnet", "egress_allow", "uplinks", "path"])
 def test_nothing_hostile_reaches_the_syntax(key: str, hostile: str) -> None:
     if (key, hostile) == ("path", "/"):
         return
-    good = {"table": "a", "bridge_prefix": "mt-", "bridges": "mt-a", "uplinks": "br0", "path": "/a"}[key]
+    good = {
+        "table": "a",
+        "bridge_prefix": "mt-",
+        "bridge": "mt-a",
+        "subnet": "10.217.0.0/28",
+        "egress_allow": "203.0.113.7:443",
+        "uplinks": "br0",
+        "path": "/a",
+    }[key]
     for value in (hostile, good + hostile, hostile + good) if hostile else ("",):
+        wanted: dict[str, Any] = {key: [value] if key == "uplinks" else value}
+        if key in ("bridge", "subnet", "egress_allow"):
+            wanted = {"networks": [network("mt-a") | {key: [value] if key == "egress_allow" else value}]}
         with pytest.raises(InvalidInput):
-            checked(**{**GOOD, key: [value] if key in ("bridges", "uplinks") else value})
+            checked(**{**GOOD, **wanted})
 
 
 @given(st.text(max_size=20))
 def test_a_bridge_is_a_plain_name_or_refused(name: str) -> None:
     try:
-        firewall = checked(**{**GOOD, "bridges": [name]})
+        firewall = checked(**{**GOOD, "networks": networks(name)})
     except InvalidInput:
         return
     assert re.fullmatch(r"mt-[a-z0-9-]{1,12}", name)
@@ -109,14 +161,50 @@ def test_a_bridge_is_a_plain_name_or_refused(name: str) -> None:
 bridge_names = st.from_regex(r"mt-[a-z0-9-]{1,12}", fullmatch=True)
 
 
-@given(st.lists(bridge_names, max_size=40), st.randoms())
-def test_only_elements_depend_on_the_bridges(bridges: list[str], random: Any) -> None:
-    text = render(checked(**{**GOOD, "bridges": bridges}))
-    shuffled = random.sample(bridges, len(bridges))
-    assert render(checked(**{**GOOD, "bridges": shuffled})) == text
-    assert set(re.findall(r'"(mt-[^"*]+)" \. "\1"', text)) == set(bridges)
+@given(st.lists(bridge_names, max_size=40, unique=True), st.randoms())
+def test_only_elements_depend_on_the_networks(bridges: list[str], random: Any) -> None:
+    rules = ["203.0.113.0/24:443", "198.51.100.7:53/udp", "[2001:db8::/32]:25"]
+    wanted = [
+        network(bridge, number, random.choice(("allow", "deny")), random.sample(rules, 2))
+        for number, bridge in enumerate(bridges)
+    ]
+    text = render(checked(**{**GOOD, "networks": wanted}))
+    assert render(checked(**{**GOOD, "networks": random.sample(wanted, len(wanted))})) == text
+    assert set(elements(text, "pairs")) == {f'"{bridge}" . "{bridge}"' for bridge in bridges}
+    assert elements(text, "subnets") == [item["subnet"] for item in wanted]
+    denied = {item["bridge"] for item in wanted if item["egress"] == "deny"}
+    assert set(elements(text, "free")) == {f'"{bridge}"' for bridge in set(bridges) - denied}
+    opened = elements(text, "open4") + elements(text, "open6")
+    assert len(opened) == 2 * len(denied)
+    assert {element.split('"')[1] for element in opened} == denied
     chains = text[text.index("    chain ") :]
-    assert chains == render(checked(**{**GOOD, "bridges": []}))[-len(chains) :]
+    assert chains == render(checked(**{**GOOD, "networks": []}))[-len(chains) :]
+
+
+# What stands in the settings, and what the sets hold.
+RULES: list[tuple[str, list[str], list[str]]] = [
+    ("an address", ["203.0.113.7:443"], ["203.0.113.7/32 . tcp . 443"]),
+    ("named twice", ["203.0.113.7:443", "203.0.113.7/32:443/tcp"], ["203.0.113.7/32 . tcp . 443"]),
+    ("one in the other", ["203.0.113.0/24:443", "203.0.113.7:443"], ["203.0.113.0/24 . tcp . 443"]),
+    ("side by side", ["203.0.113.128/25:443", "203.0.113.0/25:443"], ["203.0.113.0/24 . tcp . 443"]),
+    (
+        "other ports and protocols do not overlap",
+        ["203.0.113.0/24:443", "203.0.113.7:80", "203.0.113.7:443/udp"],
+        ["203.0.113.7/32 . tcp . 80", "203.0.113.0/24 . tcp . 443", "203.0.113.7/32 . udp . 443"],
+    ),
+    ("IPv6", ["[2001:db8::]:443", "[2001:db8::/32]:443"], ["2001:db8::/32 . tcp . 443"]),
+]
+
+
+@pytest.mark.parametrize(("rules", "expected"), [row[1:] for row in RULES], ids=[row[0] for row in RULES])
+def test_destinations_that_stay_open(rules: list[str], expected: list[str]) -> None:
+    text = render(
+        checked(**{**GOOD, "networks": [network("mt-1", 0, "deny", rules), network("mt-2", 1, "allow", rules)]})
+    )
+    wanted, other = ("open6", "open4") if ":" in expected[0] else ("open4", "open6")
+    assert elements(text, wanted) == [f'"mt-1" . {element}' for element in expected]
+    assert elements(text, other) == []
+    assert elements(text, "free") == ['"mt-2"']
 
 
 def test_one_transaction_replaces_the_table() -> None:
@@ -125,7 +213,7 @@ def test_one_transaction_replaces_the_table() -> None:
 
 
 def test_empty_sets_have_no_elements() -> None:
-    text = render(checked(**{**GOOD, "bridges": [], "uplinks": [], "edge_ports": []}))
+    text = render(checked(**{**GOOD, "networks": [], "uplinks": [], "edge_ports": []}))
     assert text.count("elements = {") == 2, "the metadata addresses alone"
 
 

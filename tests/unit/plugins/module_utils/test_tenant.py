@@ -19,6 +19,7 @@ from ansible_collections.agency_stack.multi_tenancy.plugins.module_utils._tenant
     containers,
     directories,
     effective_text,
+    firewall_networks,
     network,
     routes,
     welcome_page,
@@ -135,6 +136,38 @@ def test_a_bridge_has_a_short_name_and_the_host_the_first_address(
     spec = network(client, config)
     assert ipaddress.IPv4Address(spec.gateway) == ipaddress.IPv4Network(spec.subnet)[1]
     assert not spec.internal
+
+
+EGRESS: list[tuple[str, dict[str, Any], dict[str, Any], tuple[str, list[str]]]] = [
+    ("nothing said", {}, {}, ("allow", [])),
+    (
+        "by the level",
+        {"medium": {"egress": "deny", "egress_allow": ["203.0.113.7:443"]}},
+        {},
+        ("deny", ["203.0.113.7:443"]),
+    ),
+    ("by another level", {"hard": {"egress": "deny"}}, {}, ("allow", [])),
+    ("by the client", {}, {"egress": "deny", "egress_allow": ["203.0.113.7:25"]}, ("deny", ["203.0.113.7:25"])),
+    (
+        "by the client before the level",
+        {"medium": {"egress": "deny", "egress_allow": ["203.0.113.7:443"]}},
+        {"egress": "allow", "egress_allow": []},
+        ("allow", []),
+    ),
+]
+
+
+@pytest.mark.parametrize(("settings", "own", "expected"), [row[1:] for row in EGRESS], ids=[row[0] for row in EGRESS])
+def test_the_firewall_knows_what_a_client_may_reach(
+    config: dict[str, Any],
+    client: dict[str, Any],
+    settings: dict[str, Any],
+    own: dict[str, Any],
+    expected: tuple[str, list[str]],
+) -> None:
+    (found,) = firewall_networks([client | own, client | {"state": "absent"}], config | settings)
+    assert (found["bridge"], found["subnet"]) == (bridge_name(client, config), client["subnet"])
+    assert (found["egress"], found["egress_allow"]) == expected
 
 
 def test_directories_come_parents_first_and_keep_strangers_out(shop_config: dict[str, Any]) -> None:

@@ -60,7 +60,7 @@ def test_clients_are_added_and_kept(
     assert [entry["client_id"] for entry in result["clients"]] == ["a", "b"]
     assert result["clients"] == stored(path)
     assert result["clients"][0]["created_at"] == "2026-01-31T12:00:00+00:00"
-    assert sorted(result["bridges"]) == ["mt-1", "mt-2"]
+    assert sorted(network["bridge"] for network in result["networks"]) == ["mt-1", "mt-2"]
     log = (tmp_path / "log" / "components" / "multi_tenancy.log").read_text(encoding="utf-8")
     assert [json.loads(line)["client_id"] for line in log.splitlines()] == ["a", "b"]
 
@@ -155,7 +155,7 @@ def test_what_another_run_wrote_meanwhile_is_kept(run_module: Run, config: dict[
 
 def test_without_clients_the_registry_is_read(run_module: Run, config: dict[str, Any], path: Path) -> None:
     result = run_module(client_registry, config=config)
-    assert (result["changed"], result["clients"], result["bridges"]) == (False, [], [])
+    assert (result["changed"], result["clients"], result["networks"]) == (False, [], [])
     assert not path.exists()
 
 
@@ -189,7 +189,7 @@ def test_every_step_of_a_life_is_shown_done_and_then_nothing(
     assert sorted((change["action"], change["name"]) for change in result["changes"]) == changes
     assert result["clients"] == stored(path)
     alive = [f"mt-{entry['index']}" for entry in stored(path) if entry["state"] != "absent"]
-    assert result["bridges"] == alive
+    assert [network["bridge"] for network in result["networks"]] == alive
 
 
 def test_a_protected_client_refuses_and_nothing_is_written(

@@ -82,6 +82,10 @@ def run(host: FakeHost, capsys: pytest.CaptureFixture[str]) -> Any:
     return call
 
 
+def networks(*numbers: int) -> list[dict[str, Any]]:
+    return [{"bridge": f"mt-{number}", "subnet": f"10.217.0.{16 * (number - 1)}/28"} for number in numbers]
+
+
 @pytest.fixture
 def registry(config: dict[str, Any], tmp_path: Path) -> Path:
     """A registry of two clients, of which one is on its way out."""
@@ -97,31 +101,57 @@ def pairs(host: FakeHost) -> list[str]:
     return re.findall(r'"([^"]+)" \. "\1"', host.now.file or "")
 
 
-def test_bridges_are_those_of_the_registry(host: FakeHost, run: Any, registry: Path) -> None:
-    run(registry=str(registry), bridges=["mt-9"])
+def test_networks_are_those_of_the_registry(host: FakeHost, run: Any, registry: Path, config: dict[str, Any]) -> None:
+    run(registry=str(registry), config=config, networks=networks(9))
     assert pairs(host) == ["mt-1"]
-    assert run(registry=str(registry), bridges=["mt-9"])["changed"] is False
+    assert run(registry=str(registry), config=config, networks=networks(9))["changed"] is False
 
 
-def test_check_mode_takes_the_bridges_that_the_run_would_find(host: FakeHost, run: Any, registry: Path) -> None:
+def test_check_mode_takes_the_networks_that_the_run_would_find(
+    host: FakeHost, run: Any, registry: Path, config: dict[str, Any]
+) -> None:
     host.now = State()
     before = tree(registry.parent)
-    result = run(registry=str(registry), bridges=["mt-1", "mt-3"], _ansible_check_mode=True, _ansible_diff=True)
+    options = {"registry": str(registry), "config": config, "networks": networks(1, 3)}
+    result = run(**options, _ansible_check_mode=True, _ansible_diff=True)
     assert re.findall(r'"([^"]+)" \. "\1"', result["diff"][0]["after"]) == ["mt-1", "mt-3"]
     assert tree(registry.parent) == before
 
 
-def test_without_a_registry_yet_there_is_no_bridge(host: FakeHost, run: Any, tmp_path: Path) -> None:
-    run(registry=str(tmp_path / "clients.json"), bridges=["mt-9"])
+def test_without_a_registry_yet_there_is_no_network(
+    host: FakeHost, run: Any, tmp_path: Path, config: dict[str, Any]
+) -> None:
+    run(registry=str(tmp_path / "clients.json"), config=config, networks=networks(9))
     assert (host.now.table is not None, pairs(host)) == (True, [])
 
 
-def test_another_prefix_names_other_bridges(host: FakeHost, run: Any, registry: Path) -> None:
-    run(registry=str(registry), bridge_prefix="it-")
+def test_another_prefix_names_other_bridges(host: FakeHost, run: Any, registry: Path, config: dict[str, Any]) -> None:
+    run(registry=str(registry), config=config | {"name_prefix": "it"}, bridge_prefix="it-")
     assert pairs(host) == ["it-1"]
 
 
-def test_the_registry_is_locked_until_everything_is_replaced(host: FakeHost, run: Any, registry: Path) -> None:
+def test_the_settings_say_what_is_open_outside(
+    host: FakeHost, run: Any, registry: Path, config: dict[str, Any]
+) -> None:
+    run(registry=str(registry), config=config)
+    assert host.now.file is not None
+    assert host.now.file.count('            "mt-1"\n') == 1
+    denied = config | {"medium": {"egress": "deny", "egress_allow": ["203.0.113.0/24:443"]}}
+    assert run(registry=str(registry), config=denied)["changed"] is True
+    assert host.now.file.count('            "mt-1"\n') == 0
+    assert '"mt-1" . 203.0.113.0/24 . tcp . 443\n' in host.now.file
+
+
+def test_a_registry_without_settings_is_refused(host: FakeHost, run: Any, registry: Path) -> None:
+    result = run(registry=str(registry))
+    assert result["failed"] is True
+    assert "config" in result["msg"]
+    assert host.now == State()
+
+
+def test_the_registry_is_locked_until_everything_is_replaced(
+    host: FakeHost, run: Any, registry: Path, config: dict[str, Any]
+) -> None:
     refused = []
 
     def look() -> None:
@@ -130,7 +160,7 @@ def test_the_registry_is_locked_until_everything_is_replaced(host: FakeHost, run
         refused.append(len(host.applied))
 
     host.before_apply = look
-    run(registry=str(registry))
+    run(registry=str(registry), config=config)
     assert refused == [0, 1, 2, 3, 4]
     with locked(f"{registry}.lock", 0):
         pass
@@ -138,26 +168,28 @@ def test_the_registry_is_locked_until_everything_is_replaced(host: FakeHost, run
 
 @pytest.mark.parametrize("state", ["present", "absent"])
 def test_a_registry_that_another_run_holds_is_waited_for_and_told(
-    host: FakeHost, run: Any, registry: Path, state: str
+    host: FakeHost, run: Any, registry: Path, config: dict[str, Any], state: str
 ) -> None:
     host.now = replace(State(), file="earlier rules")
     with locked(f"{registry}.lock", 0):
-        result = run(registry=str(registry), lock_timeout=0, state=state)
-    # A removal asks for no bridges.
+        result = run(registry=str(registry), config=config, lock_timeout=0, state=state)
+    # A removal asks for no networks.
     assert result.get("failed", False) == (state == "present")
     assert host.now.file == ("earlier rules" if state == "present" else None)
 
 
-def test_a_damaged_registry_leaves_the_firewall_as_it_is(host: FakeHost, run: Any, registry: Path) -> None:
+def test_a_damaged_registry_leaves_the_firewall_as_it_is(
+    host: FakeHost, run: Any, registry: Path, config: dict[str, Any]
+) -> None:
     registry.write_text('{"clients": [', encoding="utf-8")
-    result = run(registry=str(registry))
+    result = run(registry=str(registry), config=config)
     assert result["failed"]
     assert f"{registry} is damaged" in result["msg"]
     assert host.applied == []
 
 
 def test_first_run_second_run_removal(host: FakeHost, run: Any, tmp_path: Path) -> None:
-    first = run(bridges=["mt-alpha"], log_dir=str(tmp_path))
+    first = run(networks=networks(1), log_dir=str(tmp_path))
     assert host.applied == ["create file", "create table", "create unit", "create hook", "create start"]
     assert [change["kind"] for change in first["changes"]] == [
         "firewall file",
@@ -170,7 +202,7 @@ def test_first_run_second_run_removal(host: FakeHost, run: Any, tmp_path: Path) 
     log = (tmp_path / "components" / "multi_tenancy.log").read_text(encoding="utf-8")
     assert [json.loads(line)["kind"] for line in log.splitlines()] == [change["kind"] for change in first["changes"]]
 
-    second = run(bridges=["mt-alpha"])
+    second = run(networks=networks(1))
     assert (second["changed"], second["table_state"], second["changes"]) == (False, "ok", [])
 
     removed = run(state="absent")
@@ -179,13 +211,13 @@ def test_first_run_second_run_removal(host: FakeHost, run: Any, tmp_path: Path) 
     assert run(state="absent")["changed"] is False
 
 
-def test_one_more_bridge_changes_file_and_table(host: FakeHost, run: Any) -> None:
-    run(bridges=["mt-alpha"])
+def test_one_more_network_changes_file_and_table(host: FakeHost, run: Any) -> None:
+    run(networks=networks(1))
     host.applied.clear()
-    result = run(bridges=["mt-beta", "mt-alpha"], _ansible_diff=True)
+    result = run(networks=networks(2, 1), _ansible_diff=True)
     assert host.applied == ["update file", "update table"]
-    assert '"mt-beta" . "mt-beta"' in result["diff"][0]["after"]
-    assert '"mt-beta" . "mt-beta"' not in result["diff"][0]["before"]
+    assert '"mt-2" . "mt-2"' in result["diff"][0]["after"]
+    assert '"mt-2" . "mt-2"' not in result["diff"][0]["before"]
 
 
 @pytest.mark.parametrize(("listing", "state"), [(None, "missing"), ("table inet x {\n}\n", "altered")])
