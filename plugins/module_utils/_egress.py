@@ -40,6 +40,11 @@ class Rule:
         """4 or 6."""
         return ipaddress.ip_network(self.network).version
 
+    def __str__(self) -> str:
+        """The rule as parse_rule() reads it."""
+        network = f"[{self.network}]" if self.version == 6 else self.network
+        return f"{network}:{self.port}/{self.protocol}"
+
 
 @dataclass(frozen=True)
 class Egress:

@@ -7,13 +7,15 @@ A host with three bridges, containers, a local network and an internet are built
 runs inside that host, which also has a mount namespace of its own, so that /etc of this machine is never written.
 Whatever must be closed is first seen open without the table, so that a probe that cannot work proves nothing.
 
-The last test repeats the heart of it with containers of the machine's own engine and a table of its own.
+The last tests repeat the heart of it with containers of the machine's own engine and a table of its own.
 """
 
 from __future__ import annotations
 
 import contextlib
 import ctypes
+import errno
+import ipaddress
 import itertools
 import json
 import os
@@ -41,14 +43,16 @@ IP_PKTINFO = 8
 # Longer than any answer takes on a busy machine; probes wait side by side.
 SILENCE = 1.0
 ECHOES = itertools.count(random.randrange(65536))
-ANSWERED, REFUSED, SILENT = "answered", "refused", "silent"
+ANSWERED, REFUSED, SILENT, UNREACHABLE = "answered", "refused", "silent", "unreachable"
+# What a program is told whose packets the host does not let out.
+NOT_LET_OUT = (errno.EHOSTUNREACH, errno.EPERM)
 TABLE = "fwt_clients"
 MODULE = """
 import json, sys
 sys.path[:0] = json.loads(sys.argv[1])
 from ansible.module_utils.testing import patch_module_args
 from ansible_collections.agency_stack.multi_tenancy.plugins.modules import host_firewall
-with patch_module_args(json.loads(sys.argv[2])):
+with patch_module_args(json.load(sys.stdin)):
     host_firewall.main()
 """
 # An own /sys shows the namespace's own interfaces; /etc is written to a layer on top; no systemd is to be found.
@@ -187,7 +191,21 @@ def icmp(address: str, _port: int) -> str:
     return SILENT
 
 
-PROTOCOLS = {"tcp": tcp, "udp": udp, "icmp": icmp}
+def let_out(probe: Callable[[str, int], str]) -> Callable[[str, int], str]:
+    """The probe, with an outcome for packets that never leave."""
+
+    def run(address: str, port: int) -> str:
+        try:
+            return probe(address, port)
+        except OSError as exc:
+            if exc.errno in NOT_LET_OUT:
+                return UNREACHABLE
+            raise
+
+    return run
+
+
+PROTOCOLS = {"tcp": let_out(tcp), "udp": let_out(udp), "icmp": let_out(icmp)}
 
 
 class Server:
@@ -268,11 +286,22 @@ METADATA = (
     "fd00:42::42",
     "64:ff9b::a9fe:a9fe",
 )
+# Another address of the internet, and what a client's container has while its bridge comes and goes.
+ELSEWHERE = "203.0.113.1"
+PASSING = ("fwt-c", "10.213.0.1", "10.213.0.2")
 # source, protocol, address, port
 Probe = tuple[str, str, str, int]
 PUBLISHED, PROXIED = 8080, 8081
 # Whether the kernel shows bridged packets to the firewall (br_netfilter).
 BRIDGED = "bridge/bridge-nf-call-iptables"
+
+
+def network(bridge: str, gateway: str, *egress_allow: str, egress: str = "allow") -> dict[str, Any]:
+    subnet = gateway.rsplit(".", 1)[0] + ".0/28"
+    return {"bridge": bridge, "subnet": subnet, "egress": egress, "egress_allow": list(egress_allow)}
+
+
+NETWORKS = [network(bridge, GATEWAYS[bridge][0]) for bridge in ("fwt-a", "fwt-b")]
 
 
 @dataclass
@@ -298,13 +327,14 @@ class World:
         options = {
             "table": TABLE,
             "bridge_prefix": "fwt-",
-            "bridges": ["fwt-a", "fwt-b"],
+            "networks": NETWORKS,
             "path": str(self.path),
             "boot": False,
             **options,
         }
         done = subprocess.run(
-            [*self.host.enter, sys.executable, "-c", MODULE, json.dumps(sys.path), json.dumps(options)],
+            [*self.host.enter, sys.executable, "-c", MODULE, json.dumps(sys.path)],
+            input=json.dumps(options),
             capture_output=True,
             text=True,
             check=False,
@@ -369,7 +399,7 @@ def made_world(directory: Path, uplink: str) -> Iterator[World]:
         host.ip(f"addr add {UPLINK[0]}/28 dev {uplink}\naddr add {UPLINK[1]}/64 dev {uplink} nodad\n")
         outside.ip(
             "link set eth0 up\naddr add 10.213.9.2/28 dev eth0\naddr add fd13:9::2/64 dev eth0 nodad\n"
-            + "".join(f"addr add {address} dev lo\n" for address in (*INTERNET, *METADATA))
+            + "".join(f"addr add {address} dev lo\n" for address in (*INTERNET, ELSEWHERE, *METADATA))
             + "route add 10.213.0.0/22 via 10.213.9.1\nroute add fd13::/16 via fd13:9::1\n"
         )
         host.ip("route add default via 10.213.9.2\nroute add default via fd13:9::2\n")
@@ -499,7 +529,7 @@ def test_neighbour_discovery_works_both_ways(world: World) -> None:
 
 
 def test_bridged_packets_need_the_pair_when_the_kernel_shows_them(world: World) -> None:
-    world.module(bridges=["fwt-b"])
+    world.module(networks=NETWORKS[1:])
     assert world.probe("a1", "tcp", CONTAINERS["a2"][1]) == SILENT
     world.host.sysctl(0, BRIDGED)
     try:
@@ -508,6 +538,175 @@ def test_bridged_packets_need_the_pair_when_the_kernel_shows_them(world: World) 
         world.host.sysctl(1, BRIDGED)
     world.module()
     assert world.probe("a1", "tcp", CONTAINERS["a2"][1]) == ANSWERED
+
+
+@contextlib.contextmanager
+def container_of_a_third_client(world: World) -> Iterator[Namespace]:
+    bridge, gateway, address = PASSING
+    space = Namespace()
+    try:
+        world.host.ip(
+            f"link add {bridge} type bridge\nlink set {bridge} up\naddr add {gateway}/28 dev {bridge}\n"
+            f"link add v-c type veth peer name eth0 netns {space.pid}\nlink set v-c master {bridge}\nlink set v-c up\n"
+        )
+        space.ip(f"link set eth0 up\naddr add {address}/28 dev eth0\nroute add default via {gateway}\n")
+        with contextlib.closing(Server(space.pid, 80)):
+            yield space
+    finally:
+        space.close()
+        world.host.sh("sh", "-c", f"ip link delete v-c; ip link delete {bridge} 2>/dev/null || true")
+
+
+def test_while_a_bridge_is_away_nothing_for_it_leaves_the_host(world: World) -> None:
+    """A stranger outside has the address of the client and would answer."""
+    bridge, gateway, address = PASSING
+    subnet = gateway.rsplit(".", 1)[0] + ".0/28"
+    world.module(networks=[*NETWORKS, network(bridge, gateway)])
+    world.outside.ip(f"addr add {address}/32 dev lo\n")
+    world.outside.sh(
+        *("nft", "-f", "-"),
+        stdin=f"""table ip counted {{
+            counter leaked {{ }}
+            chain prerouting {{ type filter hook prerouting priority raw; ip daddr {subnet} counter name leaked; }}
+        }}""",
+    )
+    probes = [
+        (source, protocol, address, 80) for source in ("host", "foreign", "a1") for protocol in ("tcp", "udp", "icmp")
+    ]
+
+    def seen() -> tuple[list[str], int]:
+        outcomes = world.probes(probes)
+        listed = world.outside.sh("nft", "list", "counter", "ip", "counted", "leaked")
+        return outcomes, int(re.findall(r"packets (\d+)", listed)[0])
+
+    try:
+        with container_of_a_third_client(world):
+            assert seen() == ([ANSWERED] * 3 + [SILENT] * 6, 0)
+            world.host.ip(f"link delete {bridge}\n")
+            assert seen() == ([UNREACHABLE] * 3 + [SILENT] * 6, 0)
+            started = time.monotonic()
+            assert world.probe("host", "tcp", address) == UNREACHABLE
+            assert time.monotonic() - started < SILENCE / 2
+            # The gateway was an address of the host and is none now.
+            assert world.probe("host", "tcp", gateway) == UNREACHABLE
+            world.open_it()
+            outcomes, packets = seen()
+            assert outcomes == [ANSWERED] * 9, "the stranger answers whom nobody stops"
+            assert packets > 9
+    finally:
+        world.outside.sh("nft", "delete", "table", "ip", "counted")
+        world.outside.ip(f"addr del {address}/32 dev lo\n")
+
+
+def test_a_connection_of_the_edge_outlives_its_bridge(world: World) -> None:
+    """An unreachable client is no reason to give a connection up: it goes on once the bridge is back."""
+    bridge, gateway, address = PASSING
+    world.module(networks=[*NETWORKS, network(bridge, gateway)])
+    with container_of_a_third_client(world):
+        stream = world.host.call(lambda: socket.create_connection((address, 80), timeout=1))
+        with stream:
+            stream.settimeout(10)
+            assert exchange(stream) == ANSWERED
+            world.host.ip(f"link delete {bridge}\n")
+            assert world.probe("host", "tcp", address) == UNREACHABLE
+            stream.sendall(b"into the gap")
+            world.host.ip(
+                f"link add {bridge} type bridge\nlink set {bridge} up\naddr add {gateway}/28 dev {bridge}\n"
+                f"link set v-c master {bridge}\n"
+            )
+            assert stream.recv(64) == b"into the gap"
+
+
+# Rules that overlap each other, and rules for what no client may reach.
+EGRESS_ALLOW = [
+    "198.51.100.1:80",
+    "198.51.100.0/25:80",
+    "198.51.100.128/25:80",
+    "198.51.100.1:53/udp",
+    "[2001:db8:1::/48]:80",
+    "169.254.169.254:80",
+    "169.254.0.0/16:53/udp",
+    *(f"{address}:80" for address in (CONTAINERS["b1"][1], CONTAINERS["foreign"][1], UPLINK[0], GATEWAYS["fwt-a"][0])),
+    f"[{CONTAINERS['b1'][2]}]:80",
+]
+OPEN_BY_RULE = dict(
+    [
+        *both("a1 to what a rule names", "tcp", INTERNET),
+        *both("a1 to a port over UDP that a rule names", "udp", INTERNET[:1], 53),
+        *both("a1 to its own network", "tcp udp icmp", CONTAINERS["a2"][1:]),
+        *both("host to a denied client", "tcp udp icmp", CONTAINERS["a1"][1:]),
+        *both("b1 is not denied:", "tcp udp icmp", (*INTERNET, ELSEWHERE)),
+    ]
+)
+CLOSED_BY_DENY = dict(
+    [
+        *both("a1 to another address", "tcp udp icmp", (ELSEWHERE,)),
+        *both("a1 by another protocol", "udp icmp", INTERNET),
+        *both("a1 to another port", "tcp", INTERNET, 53),
+        *both("a1 to a port over UDP that no rule names", "udp", INTERNET[1:], 53),
+        *both("a1 asks another machine for names", "tcp udp", (ELSEWHERE, "168.63.129.16"), 53),
+        *both("a1 to the local network", "tcp icmp", ("10.213.9.2", "fd13:9::2")),
+    ]
+)
+CLOSED_TO_ALL = dict(
+    [
+        *both("a1 to metadata", "tcp", ("169.254.169.254", "fd00:ec2::254")),
+        *both("a1 to another client", "tcp", CONTAINERS["b1"][1:]),
+        *both("a1 to a foreign container", "tcp", CONTAINERS["foreign"][1:]),
+        *both("a1 to the host", "tcp", (*UPLINK, *GATEWAYS["fwt-a"])),
+        *both("b1 to a denied client", "tcp", CONTAINERS["a1"][1:]),
+        *both("outside to a denied client", "tcp", CONTAINERS["a1"][1:]),
+    ]
+)
+DENIES = [network("fwt-a", GATEWAYS["fwt-a"][0], *EGRESS_ALLOW, egress="deny"), NETWORKS[1]]
+
+
+def test_egress_that_is_denied(world: World) -> None:
+    """Every probe that is closed by the policy answers without it, and every other one without the table."""
+    probes = {**OPEN_BY_RULE, **CLOSED_BY_DENY, **CLOSED_TO_ALL}
+
+    def seen() -> dict[str, str]:
+        return dict(zip(probes, world.probes(list(probes.values())), strict=True))
+
+    allowed = seen()
+    assert world.module(networks=DENIES)["changed"] is True
+    denied = seen()
+    world.open_it()
+    without = seen()
+    closed = dict.fromkeys(CLOSED_TO_ALL, SILENT)
+    assert denied == {**dict.fromkeys(probes, ANSWERED), **dict.fromkeys(CLOSED_BY_DENY, SILENT), **closed}
+    assert allowed == {**dict.fromkeys(probes, ANSWERED), **closed}
+    assert without == dict.fromkeys(probes, ANSWERED)
+
+
+def test_egress_is_compared_as_it_is_loaded(world: World) -> None:
+    world.module(networks=DENIES)
+    small = world.nft("list", "table", "inet", TABLE)
+    shuffled = [DENIES[1], DENIES[0] | {"egress_allow": list(reversed(EGRESS_ALLOW))}]
+    assert world.module(networks=shuffled)["changed"] is False
+    world.nft("delete", "element", "inet", TABLE, "open4", '{ "fwt-a" . 198.51.100.0/24 . tcp . 80 }')
+    assert world.probe("a1", "tcp", INTERNET[0]) == SILENT
+    assert world.module(networks=DENIES)["table_state"] == "altered"
+    assert world.probe("a1", "tcp", INTERNET[0]) == ANSWERED
+    assert world.nft("list", "table", "inet", TABLE) == small
+
+
+def test_a_bridge_that_is_not_named_has_no_way_out(world: World) -> None:
+    world.module(networks=NETWORKS[1:])
+    outcomes = {source: world.probe(source, "tcp", INTERNET[0]) for source in ("a1", "b1")}
+    assert outcomes == {"a1": SILENT, "b1": ANSWERED}
+
+
+def test_connections_that_are_no_longer_allowed_end(world: World) -> None:
+    def connect(address: str) -> socket.socket:
+        stream = world.containers["a1"].call(lambda: socket.create_connection((address, 80), timeout=1))
+        stream.settimeout(SILENCE)
+        return stream
+
+    with connect(INTERNET[0]) as named, connect(ELSEWHERE) as other:
+        assert (exchange(named), exchange(other)) == (ANSWERED, ANSWERED)
+        world.module(networks=DENIES)
+        assert (exchange(named), exchange(other)) == (ANSWERED, SILENT)
 
 
 def test_edge_ports_are_switched(world: World) -> None:
@@ -678,6 +877,10 @@ TAMPERING = {
     "rules flushed": ("flush table inet {t}",),
     "rule added before": ("insert rule inet {t} forward accept",),
     "pair added": ('add element inet {t} pairs {{ "fwt-a" . "fwt-b" }}',),
+    "way out opened": ('add element inet {t} free {{ "fwt-c" }}',),
+    "destination opened": ('add element inet {t} open4 {{ "fwt-c" . 0.0.0.0/0 . tcp . 443 }}',),
+    "subnet forgotten": ("delete element inet {t} subnets {{ 10.213.1.0/28 }}",),
+    "output flushed": ("flush chain inet {t} output",),
     "metadata opened": ("delete element inet {t} metadata4 {{ 169.254.0.0/16 }}",),
     "edge port opened": ("add element inet {t} edge_ports {{ 22 }}",),
     "switched off": ("add table inet {t} {{ flags dormant; }}",),
@@ -800,12 +1003,16 @@ def test_missing_directory_is_told(world: World, tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("count", [500, 2000])
 def test_many_bridges(world: World, count: int) -> None:
-    bridges = [f"fwt-{number:04d}" for number in range(count)]
+    subnets = itertools.islice(ipaddress.ip_network("10.64.0.0/16").subnets(new_prefix=28), count)
+    allow = [[f"203.0.113.{last}:443", f"[2001:db8::{last}]:443"] for last in (1, 2, 3)]
+    networks = [
+        {"bridge": f"fwt-{number:04d}", "subnet": str(subnet), "egress": egress, "egress_allow": allow[number % 3]}
+        for number, (subnet, egress) in enumerate(zip(subnets, itertools.cycle(["allow", "deny"])))
+    ]
     small = world.nft("list", "table", "inet", TABLE)
-    assert world.module(bridges=bridges)["changed"] is True
+    assert world.module(networks=networks)["changed"] is True
     large = world.nft("list", "table", "inet", TABLE)
-    assert world.module(bridges=list(reversed(bridges)))["changed"] is False
-    assert large.count("\n") - large.count("fwt-0") < small.count("\n") + count
+    assert world.module(networks=list(reversed(networks)))["changed"] is False
     # The same rules: nothing but elements of sets was added.
     assert large[large.index("\tchain ") :] == small[small.index("\tchain ") :]
     started = time.monotonic()
@@ -816,6 +1023,8 @@ def test_many_bridges(world: World, count: int) -> None:
 # The engine of this machine.
 
 LABEL = TEST_LABEL
+# What the engine asks for names that are not its containers'.
+NAME_SERVER = "198.51.100.53"
 
 
 def docker(*words: str, check: bool = True) -> str:
@@ -871,7 +1080,17 @@ def containers(tmp_path: Path) -> Iterator[dict[str, Container]]:
             stack.callback(docker, "rm", "--force", "--volumes", f"{mark}-{name}", check=False)
             docker(
                 *("run", "--detach", "--label", LABEL, "--name", f"{mark}-{name}", "--network", f"{mark}-{name}"),
-                *("--ip", f"{subnet}.2", "--publish", "80", *mounts, f"{mark}:latest", "sleep", "600"),
+                *(
+                    "--ip",
+                    f"{subnet}.2",
+                    "--publish",
+                    "80",
+                    f"--dns={NAME_SERVER}",
+                    *mounts,
+                    f"{mark}:latest",
+                    "sleep",
+                    "600",
+                ),
             )
             pid = int(docker("inspect", "--format={{.State.Pid}}", f"{mark}-{name}"))
             port = int(docker("port", f"{mark}-{name}", "80/tcp").split()[0].rsplit(":", 1)[1])
@@ -886,7 +1105,12 @@ def test_containers_of_the_real_engine(containers: dict[str, Container], tmp_pat
     table, path = f"fwt_{os.getpid()}", tmp_path / "firewall.nft"
     text = _firewall.render(
         _firewall.checked(
-            table=table, bridge_prefix="fwt-", bridges=[a.bridge, b.bridge], uplinks=[], edge_ports=[], path=str(path)
+            table=table,
+            bridge_prefix="fwt-",
+            networks=[network(a.bridge, a.gateway), network(b.bridge, b.gateway)],
+            uplinks=[],
+            edge_ports=[],
+            path=str(path),
         )
     )
     path.write_text(text, encoding="ascii")
@@ -923,3 +1147,57 @@ def test_containers_of_the_real_engine(containers: dict[str, Container], tmp_pat
     # docker-proxy is the host, as the edge is: the table cannot tell them apart, so clients must not publish ports.
     kept = ("foreign to a client's published port", "foreign to the host", "host to the client")
     assert with_table == {name: ANSWERED if name in kept else SILENT for name in probes}
+
+
+def resolved(name: str) -> str:
+    """What the engine's name server in the network namespace of a container says: an address, or no answer."""
+    labels = b"".join(bytes([len(label)]) + label.encode() for label in name.split("."))
+    question = struct.pack("!6H", 1, 0x0100, 1, 0, 0, 0) + labels + struct.pack("!xHH", 1, 1)
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as client:
+        client.settimeout(SILENCE)
+        client.sendto(question, ("127.0.0.11", 53))
+        with contextlib.suppress(TimeoutError):
+            answer = client.recv(512)
+            if struct.unpack("!H", answer[6:8]) == (1,):
+                return socket.inet_ntoa(answer[-4:])
+        return SILENT
+
+
+def test_names_on_a_bridge_that_is_denied(containers: dict[str, Container], tmp_path: Path) -> None:
+    """The engine knows its containers by itself; for other names it asks from within the container."""
+    a, table, path = containers["a"], f"fwt_{os.getpid()}", tmp_path / "firewall.nft"
+    link, outside = f"out{os.getpid()}", Namespace()
+
+    def load(*egress_allow: str) -> None:
+        denied = network(a.bridge, a.gateway, *egress_allow, egress="deny")
+        options: dict[str, Any] = {"bridge_prefix": "fwt-", "networks": [denied], "uplinks": [], "edge_ports": []}
+        path.write_text(_firewall.render(_firewall.checked(table=table, path=str(path), **options)), encoding="ascii")
+        _nft.load(str(path))
+
+    def asked() -> int:
+        """Packets that came to the name server outside since the last call, after one more question."""
+        in_namespace(a.pid, lambda: resolved("www.example"))
+        return int(re.findall(r"packets (\d+)", outside.sh("nft", "reset", "counter", "ip", "counted", "asked"))[0])
+
+    try:
+        ip = ("ip", "-batch", "-")
+        script = (
+            f"link add {link} type veth peer name eth0 netns {outside.pid}\nlink set {link} up\n"
+            f"addr add 10.213.98.1/30 dev {link}\nroute add {NAME_SERVER}/32 via 10.213.98.2\n"
+        )
+        subprocess.run(ip, input=script, text=True, check=True)
+        outside.ip(f"link set eth0 up\naddr add 10.213.98.2/30 dev eth0\naddr add {NAME_SERVER}/32 dev lo\n")
+        chain = "type filter hook prerouting priority raw; udp dport 53 counter name asked;"
+        counted = f"table ip counted {{\ncounter asked {{ }}\nchain prerouting {{ {chain} }}\n}}\n"
+        outside.sh("nft", "-f", "-", stdin=counted)
+        assert asked() > 0
+        load()
+        assert in_namespace(a.pid, lambda: resolved(f"fwt-{os.getpid()}-a")) == a.address
+        assert asked() == 0
+        load(f"{NAME_SERVER}:53/udp")
+        assert in_namespace(a.pid, lambda: resolved(f"fwt-{os.getpid()}-a")) == a.address
+        assert asked() > 0
+    finally:
+        subprocess.run(["ip", "link", "delete", link], check=False)
+        subprocess.run(["nft", "delete", "table", "inet", table], check=False)
+        outside.close()

@@ -164,7 +164,7 @@ def test_flushed_firewall_opens_the_host_is_told_and_is_mended(platform: Platfor
             {"client_id": "two", "isolation_level": "soft"}, ["isolation_level 'soft' is not available"], id="soft"
         ),
         pytest.param({"client_id": "two", "domain": "ONE.example.com"}, ["belongs to client 'one'"], id="owned"),
-        pytest.param({"domain": "two.example.com"}, ["needs CLIENT_ID"], id="domain alone"),
+        pytest.param({"domain": "two.example.com"}, ["needs client_id"], id="domain alone"),
         pytest.param({"client_id": "{{ 7 * 7 }}"}, ["is not allowed"], id="template"),
         pytest.param({"client_id": "edge"}, ["reserved"], id="reserved"),
     ],
