@@ -7,7 +7,8 @@ MAKEFLAGS += --no-print-directory
 .DEFAULT_GOAL := help
 
 VARIABLES := CLIENT_ID DOMAIN ISOLATION_LEVEL DEFAULT_CLIENT_ID ROOT_DOMAIN CLIENTS AGENCY_ROOT \
-  ALIASES SERVICES PROTECTED RESTORE_DATA PURGE YES SERVICE LINES CUSTOM_CONFIG FORCE INVENTORY LIMIT CHECK DIFF VERBOSE ANSIBLE_ARGS
+  ALIASES SERVICES PROTECTED RESTORE_DATA PURGE YES SERVICE LINES CUSTOM_CONFIG FORCE \
+  EGRESS EGRESS_ALLOW RATE_LIMIT MEMORY CPUS PIDS DISK INVENTORY LIMIT CHECK DIFF VERBOSE ANSIBLE_ARGS
 
 # A mistyped name must not pass for a setting that was made.
 unknown := $(filter-out $(VARIABLES),$(foreach name,$(.VARIABLES),$(if $(filter command,$(origin $(name))),$(name))))
@@ -113,6 +114,8 @@ clean: ## Remove what make created in this checkout
 
 #@
 #@ Clients:  CLIENT_ID= DOMAIN= ALIASES=a,b ISOLATION_LEVEL=soft|medium|hard SERVICES=a,b PROTECTED=1  SERVICE= LINES=
+#@ Levels:   EGRESS=allow|deny EGRESS_ALLOW=cidr:port,... RATE_LIMIT=per-second:at-once (soft, medium)
+#@           MEMORY=1g CPUS=1.5 PIDS=512 DISK=10g (hard, for the client as a whole)
 #@ Removal:  PURGE=1 (delete the data) YES=1 (do not ask)  RESTORE_DATA=latest (when adding again)
 #@ Platform: DEFAULT_CLIENT_ID= ROOT_DOMAIN= CLIENTS=a,b,c CUSTOM_CONFIG=file.yaml AGENCY_ROOT=directory
 #@           FORCE=1 (make containers, networks and generated files anew; registry, data and certificates stay)

@@ -64,6 +64,13 @@ OPTIONS: Mapping[str, Mapping[str, Any]] = {
     "domain": {"metavar": "HOST", "help": "its main host name"},
     "aliases": {"type": listed, "metavar": "A,B", "help": "its further host names; '' for none"},
     "isolation-level": {"choices": ("soft", "medium", "hard"), "help": "how it is separated from the others"},
+    "egress": {"choices": ("allow", "deny"), "help": "whether it may reach addresses outside the host"},
+    "egress-allow": {"type": listed, "metavar": "A,B", "help": "what stays open with deny, as 203.0.113.0/24:443"},
+    "rate-limit": {"metavar": "A:B", "help": "requests per second, and at once (soft, medium)"},
+    "memory": {"metavar": "SIZE", "help": "of a hard client's containers together"},
+    "cpus": {"metavar": "N", "help": "of a hard client's containers together"},
+    "pids": {"metavar": "N", "help": "processes of a hard client's containers together"},
+    "disk": {"metavar": "SIZE", "help": "of a hard client's volume"},
     "services": {"metavar": "A,B", "help": "its services, from the catalog"},
     "protected": {"choices": ("yes", "no"), "help": "whether its removal is refused"},
     "restore-data": {"metavar": "FOLDER", "help": "bring back kept data: latest, or a name below removed/"},
@@ -83,7 +90,10 @@ OPTIONS: Mapping[str, Mapping[str, Any]] = {
     "json": {"action": "store_true", "help": "print the registry's list as JSON"},
 }
 CHANGES = ("check", "diff", "verbose", "wait")
-CLIENT = ("client-id", "domain", "aliases", "isolation-level", "services", "protected")
+CLIENT = (
+    *("client-id", "domain", "aliases", "isolation-level", "services", "protected"),
+    *("egress", "egress-allow", "rate-limit", "memory", "cpus", "pids", "disk"),
+)
 USES: Mapping[str, Sequence[str]] = {
     "add_client": (*CLIENT, "restore-data", *CHANGES),
     "update_client": (*CLIENT, "force", *CHANGES),

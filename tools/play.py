@@ -37,6 +37,13 @@ EXTRA_VARS = (
     "LINES",
     "FORCE",
     "CUSTOM_CONFIG",
+    "EGRESS",
+    "EGRESS_ALLOW",
+    "RATE_LIMIT",
+    "MEMORY",
+    "CPUS",
+    "PIDS",
+    "DISK",
 )
 # Before the name of a variable in a playbook, as an inventory may have a `domain` of its own.
 PREFIX = "multi_tenancy_"

@@ -36,7 +36,8 @@ options:
       isolation_level:
         description:
           - How the client is separated from the others. The default for a new client is that of the settings.
-          - V(soft) and V(hard) are refused until their contracts are complete.
+          - What only some levels know (O(clients[].egress), O(clients[].egress_allow), O(clients[].rate_limit),
+            O(clients[].resources)) is dropped when the client's new level does not know it.
         type: str
       state:
         description:
@@ -61,6 +62,50 @@ options:
         description:
           - Whether the client's removal is refused.
         type: bool
+      egress:
+        description:
+          - Whether containers of a V(medium) or V(hard) client may reach addresses outside the host.
+          - The default is that of the settings.
+        type: str
+        choices:
+          - allow
+          - deny
+      egress_allow:
+        description:
+          - With V(deny), what stays open as C(CIDR:port[/protocol]), such as V(203.0.113.0/24:443).
+        type: list
+        elements: str
+      rate_limit:
+        description:
+          - Requests that the edge lets through for a V(soft) or V(medium) client; the others get status 429.
+        type: dict
+        suboptions:
+          average:
+            description: Requests per second; V(0) for no limit.
+            type: int
+            required: true
+          burst:
+            description: Requests at once.
+            type: int
+            required: true
+      resources:
+        description:
+          - What is reserved for a V(hard) client. The default is that of the settings.
+          - What is left out stays as it is.
+        type: dict
+        suboptions:
+          memory:
+            description: Of all its containers together, such as V(1g).
+            type: str
+          cpus:
+            description: Of all its containers together.
+            type: float
+          pids:
+            description: Processes of all its containers together.
+            type: int
+          disk:
+            description: Size of its data volume, such as V(10g). It can grow and not shrink.
+            type: str
       services:
         description:
           - Names of services of the catalog, each with the keys in which the client's differs from it.

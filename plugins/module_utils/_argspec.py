@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+from ansible_collections.agency_stack.multi_tenancy.plugins.module_utils._egress import POLICIES
 from ansible_collections.agency_stack.multi_tenancy.plugins.module_utils._labels import DEFAULT_DOCKER_HOST
 from ansible_collections.agency_stack.multi_tenancy.plugins.module_utils._layout import (
     DEFAULT_LOG_DIR,
@@ -48,8 +49,26 @@ EDIT_OPTION: dict[str, Any] = {
         "state": {"type": "str", "choices": list(STATES)},
         "data": {"type": "str", "choices": list(DATA_FATES)},
         "protected": {"type": "bool"},
+        "egress": {"type": "str", "choices": list(POLICIES)},
+        "egress_allow": {"type": "list", "elements": "str"},
+        "rate_limit": {
+            "type": "dict",
+            "options": {"average": {"type": "int", "required": True}, "burst": {"type": "int", "required": True}},
+        },
+        "resources": {
+            "type": "dict",
+            "options": {
+                "memory": {"type": "str"},
+                "cpus": {"type": "float"},
+                "pids": {"type": "int"},
+                "disk": {"type": "str"},
+            },
+        },
     },
 }
+
+# The allocations of the services that clients share, as client_registry returns them.
+SHARED_OPTION: dict[str, Any] = {"type": "list", "elements": "dict", "default": []}
 
 
 def layout_of(params: Mapping[str, Any]) -> Layout:

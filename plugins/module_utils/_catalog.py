@@ -69,10 +69,19 @@ SERVICE_SPEC: dict[str, Any] = {
             },
         },
     },
+    # As Compose has it, a list of names or a mapping of names to conditions.
+    "depends_on": {"type": "raw"},
+    "secrets": {"type": "list", "elements": "str", "default": []},
     # Not Compose's: where the edge sends requests, and under which name in front of the client's domain.
     "port": {"type": "int"},
     "subdomain": {"type": "str"},
+    # How the one instance differs that serves all clients of the level soft; without it there is none.
+    "shared": {"type": "dict"},
 }
+
+DEPENDENCY_CONDITIONS = ("service_started", "service_healthy")
+# Names that stand for something else where services are named.
+RESERVED_SERVICES = ("edge", "traefik")
 
 _SIZE = re.compile(r"([1-9][0-9]{0,14})(b|k|kb|m|mb|g|gb)?", re.IGNORECASE)
 _DURATION = re.compile(r"(?:([0-9]{1,4})h)?(?:([0-9]{1,6})m)?(?:([0-9]{1,8})s)?(?:([0-9]{1,9})ms)?")
@@ -84,6 +93,7 @@ _IMAGE = re.compile(
 # symbolic link in the place of the source, and the engine, which looks the source up at every start, would follow it.
 _VOLUME = re.compile(r"([A-Za-z0-9][A-Za-z0-9._-]{0,63}):(/[A-Za-z0-9._/-]{1,255})(:ro|:rw)?")
 _ENVIRONMENT_KEY = re.compile(r"[A-Za-z_][A-Za-z0-9_]{0,127}")
+_SECRET = re.compile(r"[a-z0-9][a-z0-9_.-]{0,63}")
 _USER = re.compile(r"[0-9]{1,10}(?::[0-9]{1,10})?")
 _SUBDOMAIN = re.compile(r"[a-z0-9](?:[a-z0-9-]{0,61}[a-z0-9])?")
 _SIGNAL = re.compile(r"SIG[A-Z0-9]{2,8}")
@@ -166,6 +176,8 @@ def normalise_services(services: Mapping[str, Any]) -> tuple[dict[str, dict[str,
         where = f"services.{name}" if isinstance(name, str) else f"services.{shown(name)}"
         if not isinstance(name, str) or SERVICE_NAME.fullmatch(name) is None:
             faults.append(f"The service name {shown(name)} is not allowed: use 1 to 24 of a-z, 0-9 and '-'.")
+        elif name in RESERVED_SERVICES:
+            faults.append(f"The service name '{name}' is reserved for the platform.")
         elif not isinstance(service, Mapping):
             faults.append(f"{where} must be a mapping with Compose's keys.")
         else:
@@ -173,12 +185,82 @@ def normalise_services(services: Mapping[str, Any]) -> tuple[dict[str, dict[str,
             faults += [f"{where}: {message}" for message in messages]
             if not messages:
                 normal[name] = {k: v for k, v in parameters.items() if v is not None}
-                faults += [f"{where}.{fault}." for fault in _value_faults(normal[name])]
+                normal[name]["depends_on"], dependency_faults = _dependencies(normal[name].get("depends_on"))
+                faults += [f"{where}.{fault}." for fault in (*_value_faults(normal[name]), *dependency_faults)]
                 if normal[name]["image"] == BUILT_IN and name in BUILT_IN_IMAGES:
                     normal[name]["image"] = reference(name)
                 elif normal[name]["image"] == BUILT_IN:
                     faults.append(f"{where}: there is no built-in image of that name; set image.")
+    faults += [fault for name in normal for fault in _faults_of_sharing(name, services[name])]
     return normal, faults
+
+
+def shared_service(name: str, service: Mapping[str, Any]) -> tuple[dict[str, Any], list[str]]:
+    """A service as the one instance runs it that serves all clients of the level soft, and the faults of that.
+
+    Args:
+        name: Its name.
+        service: Its catalog entry, with the key `shared`.
+    """
+    alone = {key: value for key, value in service.items() if key != "shared"}
+    normal, faults = normalise_services({name: merge(alone, service["shared"])})
+    return normal.get(name, {}), faults
+
+
+def _faults_of_sharing(name: str, service: Mapping[str, Any]) -> list[str]:
+    """What is wrong with the shared form of a service, each one sentence."""
+    if not isinstance(service.get("shared"), Mapping):
+        return []
+    shared, faults = shared_service(name, service)
+    where = f"services.{name}.shared"
+    if faults:
+        return [fault.replace(f"services.{name}", where, 1) for fault in faults]
+    if len(shared["volumes"]) > 1:
+        faults.append(f"{where}: a shared instance has one volume at most, with a folder of each client in it.")
+    if shared["secrets"] or shared["depends_on"] or "user" in shared:
+        faults.append(f"{where}: secrets, depends_on and user belong to a client, and a shared instance to none.")
+    if {"port", "subdomain"} & service["shared"].keys():
+        faults.append(f"{where}: port and subdomain are those of the service; set them there.")
+    return faults
+
+
+def _dependencies(given: Any) -> tuple[dict[str, str], list[str]]:
+    """Conditions by name of the service that another one needs, and the faults, each one sentence without its dot."""
+    if given is None:
+        return {}, []
+    if isinstance(given, list) and all(isinstance(name, str) for name in given):
+        return dict.fromkeys(given, "service_started"), []
+    conditions = {}
+    if not isinstance(given, Mapping):
+        return {}, ["depends_on must be a list of names, or a mapping of names to conditions"]
+    for name, value in given.items():
+        condition = value.get("condition") if isinstance(value, Mapping) and set(value) <= {"condition"} else value
+        if condition not in DEPENDENCY_CONDITIONS:
+            allowed = " or ".join(f"{{condition: {one}}}" for one in DEPENDENCY_CONDITIONS)
+            return {}, [f"depends_on.{shown(name)[1:-1]} {shown(value)} is not allowed: use {allowed}"]
+        conditions[str(name)] = str(condition)
+    return conditions, []
+
+
+def in_order(services: Mapping[str, Mapping[str, Any]]) -> list[str]:
+    """The names of a client's services, each after those that it depends on.
+
+    Raises:
+        ValueError: One that is needed is not among them, or they need each other in a circle.
+    """
+    order: list[str] = []
+    waiting = sorted(services)
+    for name in waiting:
+        missing = sorted(set(services[name]["depends_on"]) - services.keys())
+        if missing:
+            raise ValueError(f"services.{name} depends on '{missing[0]}', which this client does not have.")
+    while waiting:
+        ready = [name for name in waiting if set(services[name]["depends_on"]) <= set(order)]
+        if not ready:
+            raise ValueError(f"services: {', '.join(waiting)} depend on each other in a circle.")
+        order.append(ready[0])
+        waiting.remove(ready[0])
+    return order
 
 
 def check_arguments(spec: Mapping[str, Any], given: Mapping[str, Any]) -> tuple[dict[str, Any], list[str]]:
@@ -273,6 +355,9 @@ def _value_faults(service: Mapping[str, Any]) -> list[str]:
             faults.append(
                 f"healthcheck.test {shown(test)} is not allowed: use [CMD, program, argument ...] or [CMD-SHELL, line]"
             )
+    for secret in service["secrets"]:
+        if _SECRET.fullmatch(secret) is None:
+            faults.append(f"secrets: {shown(secret)} is not allowed: use the name of a file in the client's secrets/")
     for volume in service["volumes"]:
         parsed("volumes", parse_volume, volume)
     for mount in service["tmpfs"]:

@@ -28,6 +28,8 @@ CA_DAYS = 3650
 # Browsers refuse certificates of more than 398 days, Apple's more than 825 also from an own authority.
 LEAF_DAYS = 397
 RENEW_DAYS = 30
+# The unit in the name of a certificate whose key no shared edge has had.
+_OWN_EDGE = "own edge"
 
 
 @dataclass(frozen=True)
@@ -52,19 +54,23 @@ class Facts:
         issuer: SHA-256 of the issuing key's identifier, as its extension says; '' without.
         expires: End of validity, UTC.
         fingerprint: SHA-256 of the whole, hexadecimal.
+        own_edge: Whether its key was made for the client's own edge, and no other one has ever had it.
     """
 
     names: list[str]
     issuer: str
     expires: datetime.datetime
     fingerprint: str
+    own_edge: bool = False
 
     def shown(self) -> dict[str, Any]:
         """As the diff shows it."""
         return {"names": self.names, "expires": self.expires.date().isoformat(), "fingerprint": self.fingerprint[:16]}
 
 
-def why_renew(facts: Facts | None, names: Sequence[str], authority: str, now: datetime.datetime) -> str | None:
+def why_renew(
+    facts: Facts | None, names: Sequence[str], authority: str, now: datetime.datetime, own_edge: bool = False
+) -> str | None:
     """Why a client needs a new certificate; None when the present one is good.
 
     Args:
@@ -72,6 +78,7 @@ def why_renew(facts: Facts | None, names: Sequence[str], authority: str, now: da
         names: The host names it must cover.
         authority: Key identifier of the certificate authority.
         now: UTC.
+        own_edge: Whether the client has an edge of its own, which alone may know the key.
     """
     if facts is None:
         return "there is none"
@@ -79,6 +86,11 @@ def why_renew(facts: Facts | None, names: Sequence[str], authority: str, now: da
         return "its names are not the client's"
     if facts.issuer != authority:
         return "it is of another certificate authority"
+    if own_edge and not facts.own_edge:
+        return "the shared edge may have had its key"
+    if facts.own_edge and not own_edge:
+        # What it says must not hold on for a key that the shared edge is given.
+        return "it is for an edge of the client's own"
     if facts.expires - now < datetime.timedelta(days=RENEW_DAYS):
         return f"it expires on {facts.expires.date().isoformat()}"
     return None
@@ -113,13 +125,14 @@ def make_authority(name: str, now: datetime.datetime, key_pem: str | None = None
     return _pair(certificate, key)
 
 
-def issue(authority: Pair, names: Sequence[str], now: datetime.datetime) -> Pair:
-    """A certificate for host names, with a new key."""
+def issue(authority: Pair, names: Sequence[str], now: datetime.datetime, own_edge: bool = False) -> Pair:
+    """A certificate for host names, with a new key; in itself it says for which kind of edge."""
     ca = x509.load_pem_x509_certificate(authority.certificate.encode())
     ca_key: Any = serialization.load_pem_private_key(authority.key.encode(), password=None)
     key = ec.generate_private_key(ec.SECP256R1())
     # A common name has 64 characters at most; the names that count stand in the extension.
-    subject = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, min(names, key=len)[:64])])
+    units = [x509.NameAttribute(NameOID.ORGANIZATIONAL_UNIT_NAME, _OWN_EDGE)] if own_edge else []
+    subject = x509.Name([*units, x509.NameAttribute(NameOID.COMMON_NAME, min(names, key=len)[:64])])
     certificate = (
         _builder(subject, ca.subject, key.public_key(), now, LEAF_DAYS)
         .add_extension(x509.BasicConstraints(ca=False, path_length=None), critical=True)
@@ -154,7 +167,9 @@ def read_certificate(pem: str) -> Facts:
     if expires is None:
         expires = certificate.not_valid_after.replace(tzinfo=datetime.UTC)
     der = certificate.public_bytes(serialization.Encoding.DER)
-    return Facts(sorted(names), (issuer or b"").hex(), expires, hashlib.sha256(der).hexdigest())
+    units = certificate.subject.get_attributes_for_oid(NameOID.ORGANIZATIONAL_UNIT_NAME)
+    own_edge = any(unit.value == _OWN_EDGE for unit in units)
+    return Facts(sorted(names), (issuer or b"").hex(), expires, hashlib.sha256(der).hexdigest(), own_edge)
 
 
 def authority_identifier(pem: str) -> str:

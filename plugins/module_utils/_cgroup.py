@@ -13,7 +13,7 @@ from __future__ import annotations
 import contextlib
 import errno
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any, Literal, Protocol, cast
 
@@ -22,6 +22,8 @@ from ansible_collections.agency_stack.multi_tenancy.plugins.module_utils._boot i
     CPU_PERIOD,
     must_run,
 )
+from ansible_collections.agency_stack.multi_tenancy.plugins.module_utils._contract import LEVELS
+from ansible_collections.agency_stack.multi_tenancy.plugins.module_utils._engine import engine_errors
 from ansible_collections.agency_stack.multi_tenancy.plugins.module_utils._files import (
     atomic_write,
     names_in,
@@ -140,6 +142,25 @@ def parent_name(client: Mapping[str, Any], config: Mapping[str, Any], engine: En
     if engine.driver == "systemd":
         return f"{ABOVE}-{config['name_prefix']}-{client['index']}.slice"
     return f"{parents_of(config)}{client['client_id']}"
+
+
+def cgroup_parents(clients: Iterable[Mapping[str, Any]], config: Mapping[str, Any], engine: Any) -> dict[str, str]:
+    """What the engine takes as cgroup_parent of the containers of each client with dedicated resources, by client id.
+
+    Args:
+        clients: Registry entries.
+        config: The platform's settings.
+        engine: A docker.APIClient; None where the engine is still to be installed.
+    """
+    dedicated = [client for client in clients if LEVELS[client["isolation_level"]].dedicated]
+    if not dedicated:
+        return {}
+    if engine is None:
+        kept_by = engine_to_come()
+    else:
+        with engine_errors("Asking the engine"):
+            kept_by = engine_cgroups(engine.info())
+    return {client["client_id"]: parent_name(client, config, kept_by) for client in dedicated}
 
 
 def limits_of(resources: Resources) -> Limits:

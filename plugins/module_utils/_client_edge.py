@@ -11,9 +11,11 @@ the one that _traefik.render() makes of the client's internal network.
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Mapping
 from typing import Any
 
+from ansible_collections.agency_stack.multi_tenancy.plugins.module_utils._bridges import internal_network, network
 from ansible_collections.agency_stack.multi_tenancy.plugins.module_utils._catalog import parse_size
 from ansible_collections.agency_stack.multi_tenancy.plugins.module_utils._edge import EDGE_HOME
 from ansible_collections.agency_stack.multi_tenancy.plugins.module_utils._labels import (
@@ -27,7 +29,6 @@ from ansible_collections.agency_stack.multi_tenancy.plugins.module_utils._plan i
 from ansible_collections.agency_stack.multi_tenancy.plugins.module_utils._registry import hostnames
 from ansible_collections.agency_stack.multi_tenancy.plugins.module_utils._stack import ContainerSpec
 from ansible_collections.agency_stack.multi_tenancy.plugins.module_utils._storage import Directory
-from ansible_collections.agency_stack.multi_tenancy.plugins.module_utils._tenant import network
 from ansible_collections.agency_stack.multi_tenancy.plugins.module_utils._traefik import HEADER, ClientRoutes, Route
 
 # The name of the service, which no service of the catalog may have.
@@ -41,6 +42,8 @@ PING_PORT = 8082
 
 # 64m are enough at rest (about 15 MiB), but 200 connections at once would end it; with these it bears 1000.
 MEM_LIMIT = "128m"
+
+_HOST = re.compile(r"\bHost\(`([^`]*)`\)")
 
 
 def static_config(client: Mapping[str, Any], config: Mapping[str, Any]) -> str:
@@ -91,7 +94,7 @@ def platform_config(client: Mapping[str, Any], config: Mapping[str, Any]) -> str
 
 def container(client: Mapping[str, Any], config: Mapping[str, Any], layout: Layout) -> ContainerSpec:
     """The container of a client's own Traefik, also of a suspended client: it is what answers 503."""
-    front = network(client, config)
+    front, inner = network(client, config), internal_network(client, config)
     mem_limit = parse_size(MEM_LIMIT)
     probe = ["/usr/local/bin/traefik", "healthcheck", f"--configFile={EDGE_HOME}/traefik.yml"]
     return ContainerSpec(
@@ -101,7 +104,7 @@ def container(client: Mapping[str, Any], config: Mapping[str, Any], layout: Layo
         image=config["edge"]["image"],
         network=front.name,
         subnet=front.subnet,
-        networks=[(f"{front.name}.internal", client["internal_subnet"])],
+        networks=[(inner.name, inner.subnet)],
         labels={
             LABEL_PLATFORM: config["name_prefix"],
             LABEL_CLIENT: client["client_id"],
@@ -179,6 +182,32 @@ def passthrough(client: ClientRoutes, http_01: bool = False) -> str:
     if http_01:
         urls = [{"url": f"http://{route.address}:{HTTP_PORT}"}]
         document["http"]["services"][f"{name}.http-01"] = {"loadBalancer": {"servers": urls}}
+    return HEADER + json.dumps(document, indent=2, sort_keys=True) + "\n"
+
+
+def transition(before: str, after: str) -> str | None:
+    """The shared edge's file between a client's routes of its own and the passthrough.
+
+    New connections are passed through already, while what comes on those that the edge has just opened itself still
+    goes where it went: with the passthrough alone, a request whose greeting came before it would be sent away.
+
+    Args:
+        before: The present file.
+        after: What passthrough() says.
+
+    Returns:
+        The text; None when the present file has no such routes.
+    """
+    try:
+        document = json.loads(before.removeprefix(HEADER))
+        for router in [] if "tcp" in document else document["http"]["routers"].values():
+            # See _http_routers(): a router that names hosts would go before the passthrough.
+            router["rule"] = _HOST.sub(lambda match: f"HostRegexp(`{_pattern(match[1])}`)", router["rule"])
+        if "tcp" in document:
+            return None
+        document["tcp"] = json.loads(after.removeprefix(HEADER))["tcp"]
+    except (ValueError, TypeError, KeyError, AttributeError):
+        return None
     return HEADER + json.dumps(document, indent=2, sort_keys=True) + "\n"
 
 

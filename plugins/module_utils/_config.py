@@ -20,6 +20,10 @@ from ansible_collections.agency_stack.multi_tenancy.plugins.module_utils._catalo
     normalise_services,
 )
 from ansible_collections.agency_stack.multi_tenancy.plugins.module_utils._contract import fault_of_level
+from ansible_collections.agency_stack.multi_tenancy.plugins.module_utils._egress import (
+    faults_of_egress,
+    faults_of_rate,
+)
 from ansible_collections.agency_stack.multi_tenancy.plugins.module_utils._images import reference
 from ansible_collections.agency_stack.multi_tenancy.plugins.module_utils._names import (
     canonical_domain,
@@ -67,6 +71,44 @@ CONFIG_SPEC: dict[str, Any] = {
             "clients_reach_edge": {"type": "bool", "default": False},
         },
     },
+    "soft": {
+        "type": "dict",
+        "apply_defaults": True,
+        "options": {
+            "rate_average": {"type": "int", "default": 100},
+            "rate_burst": {"type": "int", "default": 200},
+        },
+    },
+    "medium": {
+        "type": "dict",
+        "apply_defaults": True,
+        "options": {
+            "egress": {"type": "str", "default": "allow"},
+            "egress_allow": {"type": "list", "elements": "str", "default": []},
+        },
+    },
+    "hard": {
+        "type": "dict",
+        "apply_defaults": True,
+        "options": {
+            "egress": {"type": "str", "default": "deny"},
+            "egress_allow": {"type": "list", "elements": "str", "default": []},
+            "memory": {"type": "str", "default": "512m"},
+            "cpus": {"type": "float", "default": 0.5},
+            "pids": {"type": "int", "default": 512},
+            "disk": {"type": "str", "default": "1g"},
+        },
+    },
+    "capacity": {
+        "type": "dict",
+        "apply_defaults": True,
+        "options": {
+            "reserved_memory": {"type": "str", "default": "512m"},
+            "reserved_cpus": {"type": "float", "default": 0.0},
+            "reserved_disk": {"type": "str", "default": "2g"},
+            "cpu_overcommit": {"type": "float", "default": 1.0},
+        },
+    },
     "services": {"type": "dict", "default": {}},
 }
 
@@ -81,6 +123,7 @@ SITE_SERVICE: dict[str, Any] = {
     "cpus": 1.0,
     "pids_limit": 32,
     "port": 8080,
+    "shared": {"command": ["-c", "/etc/nginx/shared.conf"], "mem_limit": "256m", "cpus": 2.0, "pids_limit": 64},
 }
 
 
@@ -161,6 +204,9 @@ def _value_faults(config: Mapping[str, Any], services: Mapping[str, Any], catalo
         faults.append("uid_base must lie between 65536 and 2147400000.")
     if not 1 <= config["health_timeout"] <= 3600:
         faults.append("health_timeout must lie between 1 and 3600 seconds.")
+    for level in ("medium", "hard"):
+        faults += faults_of_egress(config[level]["egress"], config[level]["egress_allow"], f"{level}.")
+    faults += faults_of_rate(config["soft"]["rate_average"], config["soft"]["rate_burst"], "soft.rate_")
     ports = [config["edge"][key] for key in ("http_port", "https_port", "api_port")]
     if not all(1 <= port <= 65535 for port in ports) or len(set(ports)) != len(ports):
         faults.append("edge: http_port, https_port and api_port must be three different ports from 1 to 65535.")

@@ -7,14 +7,67 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import hashlib
 import os
 import stat
+from collections.abc import Callable, Iterable, Sequence
 
+from ansible_collections.agency_stack.multi_tenancy.plugins.module_utils._files import walk_folders
 from ansible_collections.agency_stack.multi_tenancy.plugins.module_utils._plan import TenancyError
 
 _FOLDER = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
 # Where the first of several names of a file leaves one that the others are linked to.
 _LINKS = ".agency_stack.links"
+
+
+class ChangedError(Exception):
+    """Somebody changed a folder while it was copied."""
+
+
+def copy_at_rest(sources: Sequence[str], copy: Callable[[], None]) -> str:
+    """Copy folders in which nobody changes anything from the beginning to the end.
+
+    Args:
+        sources: The folders.
+        copy: Copies them.
+
+    Returns:
+        What marks() says of them.
+
+    Raises:
+        ChangedError: Somebody did.
+    """
+    seen = marks(sources)
+    try:
+        copy()
+    except (OSError, TenancyError) as exc:
+        if marks(sources) != seen:
+            raise ChangedError from exc
+        raise
+    if marks(sources) != seen:
+        raise ChangedError
+    return seen
+
+
+def marks(folders: Iterable[str]) -> str:
+    """What becomes another one whenever anything in one of these folders does, wherever they are named or mounted.
+
+    Raises:
+        ChangedError: Something does at this moment.
+    """
+    digest = hashlib.sha256()
+    try:
+        for folder in folders:
+            # The time of change of the folder itself is another one when it gets another name.
+            status = os.lstat(folder)
+            digest.update(repr((status.st_ino, status.st_mtime_ns, status.st_mode)).encode())
+            for fd, back_from in walk_folders(folder):
+                for name in sorted(os.listdir(fd)) if back_from is None else ():
+                    status = os.stat(name, dir_fd=fd, follow_symlinks=False)
+                    digest.update(repr((name, status.st_ino, status.st_ctime_ns, status.st_size)).encode())
+    except (FileNotFoundError, NotADirectoryError, TenancyError) as exc:
+        raise ChangedError from exc
+    return digest.hexdigest()
 
 
 def copy_tree(source: str, target: str, where: str) -> None:

@@ -23,7 +23,15 @@ PORT_START = "/proc/sys/net/ipv4/ip_unprivileged_port_start"
 OLDEST_DEBIAN = 12
 
 # What the host needs: the Debian package, and how to see that it is there.
-PROGRAMS = {"nftables": "nft", "procps": "sysctl", "logrotate": "logrotate"}
+PROGRAMS = {
+    "nftables": "nft",
+    "procps": "sysctl",
+    "logrotate": "logrotate",
+    # For the volumes of hard clients.
+    "e2fsprogs": "mkfs.ext4",
+    "mount": "losetup",
+    "util-linux": "mountpoint",
+}
 LIBRARIES = {"python3-docker": "docker", "python3-yaml": "yaml", "python3-cryptography": "cryptography"}
 ENGINE_PACKAGE = "docker.io"
 

@@ -14,3 +14,11 @@ LABEL_CLIENT = "agency_stack.client_id"
 LABEL_SERVICE = "agency_stack.service"
 LABEL_LEVEL = "agency_stack.isolation_level"
 LABEL_SPEC = "agency_stack.spec_hash"
+
+# The value of LABEL_COMPONENT for a service of which one instance serves several clients.
+SHARED = "shared"
+
+
+def shared_id(service: str) -> str:
+    """What stands for a shared service where a client's id stands for a client; '.' is in no client id."""
+    return f"{SHARED}.{service}"

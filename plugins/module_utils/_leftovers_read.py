@@ -36,7 +36,8 @@ def look(engine: Any | None, containers: Sequence[ContainerState], platform: str
             volumes = engine.volumes(filters=filters)["Volumes"] or []
     logs = read_places(map(layout.client_log, names_in(layout.client_log(""))))
     return Seen(
-        containers=containers,
+        # '.' is in no client id: it is a service that several clients share.
+        containers=[state for state in containers if "." not in (state.client_id or "")],
         networks=networks,
         volumes=volumes,
         routes=names_in(layout.base("traefik", "dynamic")),

@@ -7,11 +7,13 @@ from __future__ import annotations
 
 import ipaddress
 from collections.abc import Collection, Iterable, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import Any
 
+from ansible_collections.agency_stack.multi_tenancy.plugins.module_utils._contract import LEVELS
 from ansible_collections.agency_stack.multi_tenancy.plugins.module_utils._labels import (
     LABEL_CLIENT,
+    LABEL_LEVEL,
     LABEL_PLATFORM,
     LABEL_SPEC,
 )
@@ -51,6 +53,10 @@ class NetworkSpec:
         """SHA-256 of the canonical specification."""
         return spec_hash(asdict(self))
 
+    def earlier_hashes(self) -> set[str]:
+        """Those of the same network from when networks carried the level; making it anew would cut its client off."""
+        return {spec_hash(asdict(replace(self, labels={**self.labels, LABEL_LEVEL: level}))) for level in LEVELS}
+
     def request(self) -> dict[str, Any]:
         """The arguments of docker.APIClient.create_network, but for the IPAM configuration."""
         return {
@@ -85,20 +91,31 @@ def plan_networks(
         if labels.get(LABEL_PLATFORM) != platform:
             # Not ours to remove: the applier refuses, for this client alone.
             changes.append(_change("create", spec, read_network(network)))
-        elif force or labels.get(LABEL_SPEC) != spec.hash or read_network(network) != spec.shown():
+        elif (
+            force
+            or labels.get(LABEL_SPEC) not in {spec.hash, *spec.earlier_hashes()}
+            or read_network(network) != spec.shown()
+        ):
             changes.append(_change("recreate", spec, read_network(network) | {"id": network["Id"]}))
     return changes
 
 
 def plan_network_removal(
-    client_ids: Collection[str], actual: Iterable[Mapping[str, Any]], platform: str
+    client_ids: Collection[str], actual: Iterable[Mapping[str, Any]], platform: str, keep: Collection[str] = ()
 ) -> list[Change]:
-    """All networks of the platform that carry the label of one of these clients; foreign ones stay."""
+    """The networks of the platform that carry the label of one of these clients; foreign ones stay.
+
+    Args:
+        client_ids: Whose networks are in question.
+        actual: The engine's list of networks, as its API gives it.
+        platform: The platform's name prefix.
+        keep: Names of networks that stay.
+    """
     changes = []
     for network in sorted(actual, key=lambda network: str(network["Name"])):
         labels = network.get("Labels") or {}
         client_id = str(labels.get(LABEL_CLIENT, ""))
-        if labels.get(LABEL_PLATFORM) == platform and client_id in client_ids:
+        if labels.get(LABEL_PLATFORM) == platform and client_id in client_ids and network["Name"] not in keep:
             before = read_network(network)
             found = NetworkSpec(name=network["Name"], client_id=client_id, labels=labels, **before)
             changes.append(Change("delete", "network", found.name, before, client_id=client_id, payload=found))

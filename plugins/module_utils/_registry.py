@@ -13,11 +13,17 @@ from copy import deepcopy
 from typing import Any
 
 from ansible_collections.agency_stack.multi_tenancy.plugins.module_utils._catalog import (
+    in_order,
     merge,
     normalise_services,
     without_values,
 )
-from ansible_collections.agency_stack.multi_tenancy.plugins.module_utils._contract import fault_of_level
+from ansible_collections.agency_stack.multi_tenancy.plugins.module_utils._contract import (
+    LEVEL_SETTINGS,
+    LEVELS,
+    fault_of_level,
+)
+from ansible_collections.agency_stack.multi_tenancy.plugins.module_utils._egress import faults_of_egress, faults_of_rate
 from ansible_collections.agency_stack.multi_tenancy.plugins.module_utils._names import (
     CLIENT_ID,
     NO_TEXT,
@@ -37,11 +43,12 @@ from ansible_collections.agency_stack.multi_tenancy.plugins.module_utils._regist
     Fault,
     find_fault,
 )
+from ansible_collections.agency_stack.multi_tenancy.plugins.module_utils._resources import resource_faults
 
 VERSION = 1
 
 # What an operator may name of a client; everything else of an entry is allocated once and kept.
-EDITABLE = ("domain", "aliases", "isolation_level", "services", "state", "protected")
+EDITABLE = ("domain", "aliases", "isolation_level", "services", "state", "protected", *LEVEL_SETTINGS)
 STATES = ("present", "suspended", "absent")
 # What becomes of a removed client's data.
 DATA_FATES = ("keep", "purge")
@@ -70,34 +77,42 @@ def check_document(document: Any, path: str) -> dict[str, Any]:
         raise TenancyError(f'{path} is no client registry: it must be {{"version": {VERSION}, "clients": [...]}}.')
     fault = find_fault(SCHEMA, document)
     if fault is not None:
-        raise TenancyError(f"{path}: {_sentence(document['clients'], fault)}; restore the file from a copy.")
+        raise TenancyError(f"{path}: {_sentence(document, fault)}; restore the file from a copy.")
     for entry in document["clients"]:
         entry_fault = _fault_of_entry(entry)
         if entry_fault:
             raise TenancyError(f"{path}: client '{entry['client_id']}' {entry_fault}; restore the file from a copy.")
-    for key in ("client_id", "index", "uid", "gid"):
+    holders = [(f"client '{entry['client_id']}'", entry) for entry in document["clients"]]
+    holders += [(f"the shared service '{item['service']}'", item) for item in document.get("shared", [])]
+    for key in ("client_id", "service", "index", "uid", "gid"):
         seen: set[Any] = set()
-        for entry in document["clients"]:
-            if entry[key] in seen:
+        for who, entry in holders:
+            if key in entry and entry[key] in seen:
                 raise TenancyError(
-                    f"{path}: {key} {shown(entry[key])} of client '{entry['client_id']}' stands in it twice; "
-                    "restore the file from a copy."
+                    f"{path}: {key} {shown(entry[key])} of {who} stands in it twice; restore the file from a copy."
                 )
-            seen.add(entry[key])
-    subnets = sorted((ipaddress.IPv4Network(entry["subnet"]), entry["client_id"]) for entry in document["clients"])
+            seen.add(entry.get(key))
+    subnets = sorted(
+        (ipaddress.IPv4Network(entry[key]), who)
+        for who, entry in holders
+        for key in ("subnet", "internal_subnet")
+        if key in entry
+    )
     for (lower, one), (upper, other) in itertools.pairwise(subnets):
         if lower.overlaps(upper):
             raise TenancyError(
-                f"{path}: the subnets {lower} of client '{one}' and {upper} of client '{other}' overlap; "
-                "restore the file from a copy."
+                f"{path}: the subnets {lower} of {one} and {upper} of {other} overlap; restore the file from a copy."
             )
     return deepcopy(dict(document))
 
 
-def _sentence(clients: Sequence[Any], fault: Fault) -> str:
+def _sentence(document: Mapping[str, Any], fault: Fault) -> str:
     """What the registry's file has wrong, as the beginning of a sentence."""
-    number, *keys = fault.at[1:]
-    entry = clients[int(number)]
+    part, *rest = fault.at
+    if not rest:
+        return f"{part} {shown(fault.value)} is not allowed: it must be {fault.schema['description']}"
+    number, *keys = rest
+    entry = document[str(part)][int(number)]
     client_id = entry.get("client_id") if isinstance(entry, Mapping) else None
     known = isinstance(client_id, str) and CLIENT_ID.fullmatch(client_id) is not None
     who = f"client '{client_id}'" if known else f"entry {int(number) + 1}"
@@ -115,12 +130,12 @@ def _fault_of_entry(entry: Mapping[str, Any]) -> str | None:
         # To JSON Schema 1.0 is a whole number; a name that is made of it is another one.
         if not isinstance(entry[key], int):
             return f"has the {key} {shown(entry[key])}, which must be written without a decimal point"
-    try:
-        ipaddress.IPv4Network(entry["subnet"])
-    except ValueError as exc:
-        return f"has a subnet that is none ({exc})"
-    level_fault = fault_of_level(entry["isolation_level"])
-    return None if level_fault is None else f"cannot be used ({level_fault.removesuffix('.')})"
+    for key in {"subnet", "internal_subnet"} & entry.keys():
+        try:
+            ipaddress.IPv4Network(entry[key])
+        except ValueError as exc:
+            return f"has a {key} that is none ({exc})"
+    return None
 
 
 def plan_registry(
@@ -172,7 +187,7 @@ def plan_registry(
     faults += _hostname_faults(entries, touched, config)
     if faults:
         raise InvalidInput(faults)
-    _allocate(entries, list(touched), config, occupied)
+    shared = _allocate(document, entries, list(touched), config, occupied)
     before = {entry["client_id"]: entry for entry in document["clients"]}
     dropped = [name for name in dict.fromkeys(forget) if entries.get(name, {}).get("state") == "absent"]
     for name in dropped:
@@ -194,8 +209,13 @@ def plan_registry(
         for name in dropped
         if name in before
     ]
+    changes += [
+        Change(action="create", kind="shared service", name=item["service"], after=item)
+        for item in shared
+        if item not in document.get("shared", [])
+    ]
     result = {**document, "clients": [entries[client_id] for client_id in sorted(entries)]}
-    return result, changes
+    return result | ({"shared": shared} if shared else {}), changes
 
 
 def _shown(entry: Mapping[str, Any] | None) -> dict[str, Any] | None:
@@ -221,6 +241,16 @@ def select_clients(document: Mapping[str, Any], client_ids: Sequence[str] | None
     return [known[client_id] for client_id in sorted(set(client_ids))]
 
 
+def shared_services(clients: Iterable[Mapping[str, Any]]) -> set[str]:
+    """The services of which one instance serves several clients, while any of them is there."""
+    return {
+        service
+        for client in clients
+        if client["state"] != "absent" and not LEVELS[client["isolation_level"]].own_instances
+        for service in client["services"]
+    }
+
+
 def hostnames(client: Mapping[str, Any], config: Mapping[str, Any]) -> list[str]:
     """Every host name that a client owns: of its services that are reached through the edge."""
     names = [name for service in routed_services(client, config) for name in service_hostnames(client, config, service)]
@@ -242,14 +272,44 @@ def client_services(client: Mapping[str, Any], config: Mapping[str, Any]) -> dic
         elif not isinstance(overrides, Mapping):
             faults.append(f"services.{name} must be a mapping with Compose's keys.")
         elif overrides:
-            normal, service_faults = normalise_services({name: merge(catalog[name], overrides)})
+            own = {key: value for key, value in catalog[name].items() if key != "shared"}
+            normal, service_faults = normalise_services({name: merge(own, overrides)})
             services |= normal
             faults += service_faults
         else:
             services[name] = catalog[name]
-    if faults:
-        raise InvalidInput([f"Client '{client['client_id']}': {fault}" for fault in faults])
-    return services
+    if not LEVELS[client["isolation_level"]].own_instances:
+        faults += _faults_of_sharing(client, catalog)
+        if not faults:
+            # The shared form of a service depends on nothing.
+            return dict(sorted(services.items()))
+    if not faults:
+        try:
+            return {name: services[name] for name in in_order(services)}
+        except ValueError as exc:
+            faults.append(str(exc))
+    raise InvalidInput([f"Client '{client['client_id']}': {fault}" for fault in faults])
+
+
+def shared_allocations(document: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """What shared services were given, each with its `state`: present while any client is served by it."""
+    used = shared_services(document["clients"])
+    return [item | {"state": "present" if item["service"] in used else "absent"} for item in document.get("shared", [])]
+
+
+def _faults_of_sharing(client: Mapping[str, Any], catalog: Mapping[str, Any]) -> list[str]:
+    """Why a client cannot be served by the instances that it shares with others."""
+    faults = []
+    for name, overrides in client["services"].items():
+        if "shared" not in catalog.get(name, {"shared": None}):
+            shareable = ", ".join(other for other, service in catalog.items() if "shared" in service) or "none"
+            faults.append(
+                f"services: '{name}' cannot be shared, its catalog entry has no key 'shared'; at this level there are "
+                f"{shareable}."
+            )
+        elif overrides:
+            faults.append(f"services.{name}: the instance serves several clients, so it has no settings of one client.")
+    return faults
 
 
 def routed_services(client: Mapping[str, Any], config: Mapping[str, Any]) -> list[str]:
@@ -345,8 +405,43 @@ def _merged(
         entry["state"] = given["state"]
     if "protected" in given:
         entry["protected"] = given["protected"]
+    faults += _set_level_settings(entry, given)
     faults += _mark_removal(entry, item, now)
     return entry, faults
+
+
+def _set_level_settings(entry: dict[str, Any], given: Mapping[str, Any]) -> list[str]:
+    """Take over what only some levels know; what a client's new level does not know goes."""
+    level = LEVELS.get(entry["isolation_level"])
+    if level is None:
+        return []
+    who = f"Client {shown(entry['client_id'])}: "
+    faults = []
+    if isinstance(given.get("resources"), Mapping):
+        # Ansible names every key that a mapping may have.
+        named = {key: value for key, value in given["resources"].items() if value is not None}
+        given = {**given, "resources": named}
+    for key in LEVEL_SETTINGS:
+        if key in given and key not in level.accepts:
+            faults.append(
+                f"{who}{key} is no setting of the level '{level.name}', which knows {', '.join(level.accepts)}."
+            )
+        elif key == "resources" and isinstance(given.get(key), Mapping):
+            entry[key] = entry.get(key, {}) | given[key]
+        elif key in given:
+            entry[key] = deepcopy(given[key])
+        elif key not in level.accepts:
+            entry.pop(key, None)
+    faults += faults_of_egress(given.get("egress"), given.get("egress_allow"), who)
+    if "rate_limit" in given:
+        limit = given["rate_limit"]
+        if not isinstance(limit, Mapping) or set(limit) != {"average", "burst"}:
+            faults.append(f"{who}rate_limit must have average and burst, in requests.")
+        else:
+            faults += faults_of_rate(limit["average"], limit["burst"], f"{who}rate_limit.")
+    if "resources" in given:
+        faults += [f"{who}{fault}" for fault in resource_faults(given["resources"])]
+    return faults
 
 
 def _mark_removal(entry: dict[str, Any], item: Mapping[str, Any], now: str) -> list[str]:
@@ -441,15 +536,27 @@ def _service_name_faults(client: Mapping[str, Any], config: Mapping[str, Any]) -
 
 
 def _allocate(
+    document: Mapping[str, Any],
     entries: dict[str, dict[str, Any]],
     touched: Sequence[str],
     config: Mapping[str, Any],
     occupied: Sequence[tuple[str, str]],
-) -> None:
-    """Give each new client an index and all that follows from it; allocations are never changed afterwards."""
+) -> list[dict[str, Any]]:
+    """Give each new client an index and all that follows from it; allocations are never changed afterwards.
+
+    Returns:
+        The allocations of the services that clients share, which are made for the first client of each.
+    """
+    shared = [dict(item) for item in document.get("shared", [])]
     fresh = [client_id for client_id in touched if "index" not in entries[client_id]]
-    if not fresh:
-        return
+    inner = [
+        client_id
+        for client_id in touched
+        if LEVELS[entries[client_id]["isolation_level"]].own_edge and "internal_subnet" not in entries[client_id]
+    ]
+    lacking = sorted(shared_services(entries.values()) - {item["service"] for item in shared})
+    if not fresh and not inner and not lacking:
+        return shared
     pool = ipaddress.IPv4Network(config["network_pool"])
     for network, what in occupied:
         if pool.overlaps(ipaddress.IPv4Network(network)):
@@ -460,29 +567,37 @@ def _allocate(
                 ]
             )
     # What was allocated under earlier settings stays in use.
-    old = [entry for entry in entries.values() if "index" in entry]
+    old = [*(entry for entry in entries.values() if "index" in entry), *shared]
     indexes = {entry["index"] for entry in old}
     ids = {entry[key] for entry in old for key in ("uid", "gid")}
     numbers = (
         number for number in itertools.count(1) if number not in indexes and config["uid_base"] + number not in ids
     )
-    subnets = _free_subnets(pool, config["subnet_prefix"], [ipaddress.IPv4Network(entry["subnet"]) for entry in old])
-    for client_id in fresh:
+    used = [ipaddress.IPv4Network(entry[key]) for entry in old for key in ("subnet", "internal_subnet") if key in entry]
+    subnets = _free_subnets(pool, config["subnet_prefix"], used)
+
+    def subnet_for(whose: str) -> str:
         subnet = next(subnets, None)
         if subnet is None:
             raise InvalidInput(
                 [
-                    f"network_pool {pool} has no free /{config['subnet_prefix']} left for client '{client_id}'; "
+                    f"network_pool {pool} has no free /{config['subnet_prefix']} left for {whose}; "
                     "remove clients or set a larger pool in config.yaml."
                 ]
             )
-        index = next(numbers)
-        entries[client_id] |= {
-            "index": index,
-            "subnet": str(subnet),
-            "uid": config["uid_base"] + index,
-            "gid": config["uid_base"] + index,
-        }
+        return str(subnet)
+
+    def allocation(whose: str) -> dict[str, Any]:
+        subnet, index = subnet_for(whose), next(numbers)
+        number = config["uid_base"] + index
+        return {"index": index, "subnet": subnet, "uid": number, "gid": number}
+
+    for client_id in fresh:
+        entries[client_id] |= allocation(f"client '{client_id}'")
+    for client_id in inner:
+        entries[client_id]["internal_subnet"] = subnet_for(f"client '{client_id}'")
+    shared += [{"service": service, **allocation(f"the shared service '{service}'")} for service in lacking]
+    return shared
 
 
 def _free_subnets(

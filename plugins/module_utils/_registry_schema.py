@@ -32,6 +32,14 @@ _TIME = r"(?:[0-9]{4}-[0-9]{2}-[0-9]{2}T[0-9]{2}:[0-9]{2}:[0-9]{2}(?:Z|[+-][0-9]
 _IDS = {"type": "integer", "minimum": 65536, "maximum": 2147483647}
 _MOMENT = {"type": "string", "pattern": f"^{_TIME}{_END}"}
 
+_SUBNET = rf"^{_PRIVATE}\.{_BYTE}\.{_BYTE}/(?:9|1[0-9]|2[0-9]){_END}"
+_INDEX = {
+    "type": "integer",
+    "minimum": 1,
+    # With the longest prefix, and the letter of a second bridge, a bridge's name has 15 characters then.
+    "maximum": 9999999,
+}
+
 # Descriptions complete the sentence "it must be ...".
 ENTRY_SCHEMA: dict[str, Any] = {
     "description": "an object that describes one client; keys that are not named here are kept",
@@ -87,17 +95,19 @@ ENTRY_SCHEMA: dict[str, Any] = {
             "enum": ["present", "suspended", "absent"],
         },
         "index": {
-            "description": "the client's number, once in the file, a whole number from 1 to 99999999; its bridge is "
+            "description": "the client's number, once in the file, a whole number from 1 to 9999999; its bridge is "
             "named after it",
-            "type": "integer",
-            "minimum": 1,
-            # With the longest prefix, a bridge's name has 15 characters then.
-            "maximum": 99999999,
+            **_INDEX,
         },
         "subnet": {
             "description": "the client's network, which overlaps no other: private IPv4, /9 to /29, as 10.217.0.0/28",
             "type": "string",
-            "pattern": rf"^{_PRIVATE}\.{_BYTE}\.{_BYTE}/(?:9|1[0-9]|2[0-9]){_END}",
+            "pattern": _SUBNET,
+        },
+        "internal_subnet": {
+            "description": "the network of a hard client's services, which overlaps no other: private IPv4, /9 to /29",
+            "type": "string",
+            "pattern": _SUBNET,
         },
         "uid": {
             "description": "the owner of the client's files and processes, once in the file, a whole number from 65536 "
@@ -118,6 +128,35 @@ ENTRY_SCHEMA: dict[str, Any] = {
             "description": "true or false, whether the client's removal is refused",
             "type": "boolean",
         },
+        "egress": {
+            "description": "whether the client's containers may reach addresses outside the host, one of allow, deny",
+            "type": "string",
+            "enum": ["allow", "deny"],
+        },
+        "egress_allow": {
+            "description": "a list of what stays open with egress deny",
+            "type": "array",
+            "items": {"description": "a text such as 203.0.113.0/24:443", "type": "string", "maxLength": 60},
+        },
+        "rate_limit": {
+            "description": "an object with average and burst, the requests that the edge lets through",
+            "type": "object",
+            "required": ["average", "burst"],
+            "properties": {
+                name: {"description": f"{what}, 0 to 1000000", "type": "integer", "minimum": 0, "maximum": 1000000}
+                for name, what in (("average", "requests per second"), ("burst", "requests at once"))
+            },
+        },
+        "resources": {
+            "description": "an object with what a hard client has for itself, where it differs from the settings",
+            "type": "object",
+            "properties": {
+                "memory": {"description": "a size of all its containers together, as 512m", "type": "string"},
+                "cpus": {"description": "number of CPUs of all its containers together", "type": "number"},
+                "pids": {"description": "processes of all its containers together, a whole number", "type": "integer"},
+                "disk": {"description": "the size of its volume, as 10g", "type": "string"},
+            },
+        },
         "removal": {
             "description": "what becomes of the data of an absent client, one of keep, purge",
             "type": "string",
@@ -127,6 +166,20 @@ ENTRY_SCHEMA: dict[str, Any] = {
             "description": "when the removal of an absent client was ordered, as 2026-01-31T12:00:00+00:00",
             **_MOMENT,
         },
+    },
+}
+
+SHARED_SCHEMA: dict[str, Any] = {
+    "description": "an object that describes what a shared service was given; keys that are not named here are kept",
+    "type": "object",
+    "required": ["service", "index", "subnet", "uid", "gid"],
+    "properties": {
+        "service": {
+            "description": "the service's name, once in the list: 1 to 24 of a-z, 0-9 and '-'",
+            "type": "string",
+            "pattern": f"^{SERVICE_NAME.pattern}{_END}",
+        },
+        **{key: ENTRY_SCHEMA["properties"][key] for key in ("index", "subnet", "uid", "gid")},
     },
 }
 
@@ -146,6 +199,11 @@ SCHEMA: dict[str, Any] = {
             "description": "a list of all clients",
             "type": "array",
             "items": ENTRY_SCHEMA,
+        },
+        "shared": {
+            "description": "a list of the services of which one instance serves all soft clients",
+            "type": "array",
+            "items": SHARED_SCHEMA,
         },
     },
 }
@@ -178,11 +236,14 @@ _TYPES: dict[str, type | tuple[type, ...]] = {
     "string": str,
     "boolean": bool,
     "integer": (int, float),
+    "number": (int, float),
 }
 
 
 def _has_type(name: str, value: Any) -> bool:
-    if name == "integer" and (isinstance(value, bool) or (isinstance(value, float) and not value.is_integer())):
+    if name in ("integer", "number") and isinstance(value, bool):
+        return False
+    if name == "integer" and isinstance(value, float) and not value.is_integer():
         return False
     return isinstance(value, _TYPES[name])
 

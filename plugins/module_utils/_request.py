@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
@@ -18,6 +19,14 @@ FALSE = frozenset({"", "0", "false", "no", "off"})
 # Settings that are written to config.yaml when no client is named.
 SETTINGS = ("default_client_id", "root_domain")
 
+# What a hard client has for itself.
+RESOURCES = ("memory", "cpus", "pids", "disk")
+# What belongs to one client and makes no sense without it.
+OF_CLIENT = (
+    *("domain", "aliases", "services", "protected", "purge", "restore_data"),
+    *("egress", "egress_allow", "rate_limit", *RESOURCES),
+)
+
 REQUEST_SPEC: dict[str, Any] = {
     "type": "dict",
     "default": {},
@@ -26,6 +35,7 @@ REQUEST_SPEC: dict[str, Any] = {
         for name in (
             *("client_id", "domain", "aliases", "isolation_level", "services", "protected", "state"),
             *("purge", "restore_data", "clients", *SETTINGS),
+            *("egress", "egress_allow", "rate_limit", *RESOURCES),
         )
     },
 }
@@ -61,9 +71,7 @@ def read_request(request: Mapping[str, str | None]) -> Request:
     edit: list[dict[str, Any]] = []
     settings: dict[str, Any] = {key: given[key] for key in SETTINGS if key in given}
     if client_id is None:
-        orphans = [
-            key for key in ("domain", "aliases", "services", "protected", "purge", "restore_data") if key in given
-        ]
+        orphans = [key for key in OF_CLIENT if key in given]
         faults += [f"{key} {shown(given[key])} needs client_id: name the client that it belongs to." for key in orphans]
         if "state" in given:
             faults.append("client_id is missing: name the client.")
@@ -82,9 +90,22 @@ def read_request(request: Mapping[str, str | None]) -> Request:
 def _client(client_id: str, given: Mapping[str, str], faults: list[str]) -> dict[str, Any]:
     """One client as client_registry takes it."""
     client: dict[str, Any] = {"client_id": client_id}
-    client |= {key: given[key] for key in ("domain", "isolation_level", "state") if key in given}
-    if "aliases" in given:
-        client["aliases"] = _names(given["aliases"])
+    client |= {key: given[key] for key in ("domain", "isolation_level", "state", "egress") if key in given}
+    client |= {key: _names(given[key]) for key in ("aliases", "egress_allow") if key in given}
+    resources: dict[str, Any] = {key: given[key] for key in RESOURCES if key in given}
+    for key, kind in (("cpus", float), ("pids", int)):
+        # What is no number is refused by name, with the rest of the client's settings.
+        with contextlib.suppress(ValueError):
+            resources |= {key: kind(resources[key])} if key in resources else {}
+    if resources:
+        client["resources"] = resources
+    if "rate_limit" in given:
+        average, colon, burst = given["rate_limit"].partition(":")
+        if all(text.isascii() and text.isdigit() and len(text) < 10 for text in (average, burst if colon else "0")):
+            client["rate_limit"] = {"average": int(average), "burst": int(burst) if colon else 2 * int(average)}
+        else:
+            what = "it takes requests per second and at once, as 50:100"
+            faults.append(f"rate_limit is {shown(given['rate_limit'])}; {what}.")
     if "services" in given:
         client["services"] = {name: {} for name in _names(given["services"])}
     for key in ("protected", "purge"):

@@ -145,8 +145,7 @@ def parse_resources(given: Any, where: str = "resources") -> Resources:
 
 def wanted_resources(client: Mapping[str, Any], config: Mapping[str, Any]) -> Resources:
     """What a hard client reserves: the defaults of its level, and over them what its registry entry names."""
-    given = {**config["levels"]["hard"]["resources"], **(client.get("resources") or {})}
-    return parse_resources(given)
+    return parse_resources({key: config["hard"][key] for key in _RULES} | (client.get("resources") or {}))
 
 
 def capacity_of(host: HostSize, settings: Mapping[str, Any]) -> Capacity:

@@ -14,8 +14,11 @@ from typing import Any
 
 from ansible_collections.agency_stack.multi_tenancy.plugins.module_utils._labels import (
     LABEL_CLIENT,
+    LABEL_COMPONENT,
     LABEL_SERVICE,
     LABEL_SPEC,
+    SHARED,
+    shared_id,
 )
 from ansible_collections.agency_stack.multi_tenancy.plugins.module_utils._plan import Change, spec_hash
 
@@ -28,11 +31,13 @@ class ContainerSpec:
 
     Args:
         name: The engine's name of it, while no other container of the service stands in its place.
-        client_id: Whose it is; None for the platform's own.
+        client_id: Whose it is; shared_id() of a service that several clients share; None for the platform's own.
         service: Name of the service.
         image: Reference.
         network: Name of the network, or 'host'.
         subnet: The network's IPv4 subnet, out of which an address is pinned; None for 'host'.
+        networks: Further networks, name and IPv4 subnet of each, out of which an address is pinned as well.
+        cgroup_parent: The cgroup that caps the client's total, or None for the engine's own.
         labels: Without the hash, which is added.
         user: uid:gid.
         command: Arguments, or None for the image's.
@@ -49,7 +54,6 @@ class ContainerSpec:
         stop_timeout: Seconds between the signal and the kill.
         healthcheck: test (as Compose writes it), interval, timeout and start_period (nanoseconds), retries; or None.
         start_first: Whether a new container comes up beside the old one, which is stopped only then.
-        networks: Name and IPv4 subnet of each further network, in which an address is pinned as well.
     """
 
     name: str
@@ -75,12 +79,14 @@ class ContainerSpec:
     healthcheck: Mapping[str, Any] | None = None
     start_first: bool = False
     networks: Sequence[tuple[str, str]] = ()
+    cgroup_parent: str | None = None
 
     @property
     def hash(self) -> str:
         """SHA-256 of the canonical specification: an equal label on a container means that it is as wanted."""
-        # Without the key where it says nothing, so that containers of one network keep the hash that they have.
-        return spec_hash({key: value for key, value in asdict(self).items() if key != "networks" or value})
+        # Without the keys where they say nothing, so that containers keep the hash that they have.
+        later = ("networks", "cgroup_parent")
+        return spec_hash({key: value for key, value in asdict(self).items() if key not in later or value})
 
     def shown(self) -> dict[str, Any]:
         """As the diff shows it: values of the environment are left out, they may be secrets."""
@@ -95,13 +101,14 @@ class ContainerState:
     Args:
         id: The engine's.
         name: Without the leading slash.
-        client_id: From its label; None for the platform's own.
+        client_id: From its labels, in the form of ContainerSpec.client_id.
         service: From its label.
         spec_hash: From its label.
         image: Reference.
         state: running, exited, created, paused, restarting, dead or removing.
         health: healthy, unhealthy, starting, or '' without a health check.
         addresses: IPv4 address by name of network; also of a stopped container, where one is pinned.
+        writes: Whether it may write into folders of the host.
     """
 
     id: str
@@ -113,6 +120,7 @@ class ContainerState:
     state: str
     health: str
     addresses: Mapping[str, str]
+    writes: bool = True
 
     def shown(self) -> dict[str, Any]:
         """As the diff shows it."""
@@ -131,6 +139,7 @@ class Start:
     Args:
         spec: What is wanted.
         address: The pinned address; None on the host's network, or when the subnet is full.
+        further: The pinned address on each further network, likewise.
         name: The name it gets.
         existing: The container that is as wanted and only has to be started, or waited for, if there is one.
         olds: The containers whose place it takes.
@@ -143,6 +152,7 @@ class Start:
     existing: ContainerState | None
     olds: Sequence[ContainerState]
     restart: bool = False
+    further: Sequence[str | None] = ()
 
 
 @dataclass(frozen=True)
@@ -174,16 +184,18 @@ def read_container(container: Mapping[str, Any]) -> ContainerState:
         address = pinned or endpoint.get("IPAddress")
         if address:
             addresses[name] = address
+    service = labels.get(LABEL_SERVICE, "")
     return ContainerState(
         id=container["Id"],
         name=(container.get("Names") or ["/"])[0].removeprefix("/"),
-        client_id=labels.get(LABEL_CLIENT),
-        service=labels.get(LABEL_SERVICE, ""),
+        client_id=shared_id(service) if labels.get(LABEL_COMPONENT) == SHARED else labels.get(LABEL_CLIENT),
+        service=service,
         spec_hash=labels.get(LABEL_SPEC, ""),
         image=container.get("Image", ""),
         state=container.get("State", ""),
         health="" if health is None else health[1].removeprefix("health: "),
         addresses=addresses,
+        writes=any(mount.get("Type") == "bind" and mount.get("RW", True) for mount in container.get("Mounts") or ()),
     )
 
 
@@ -224,7 +236,7 @@ def plan_stacks(
             states = ranked[:1]
         elif force:
             ranked = []
-        _plan_service(plan, spec, states, ranked[0] if ranked else None, used.setdefault(spec.network, set()), restart)
+        _plan_service(plan, spec, states, ranked[0] if ranked else None, used, restart)
     for states in by_service.values():
         plan.removals.extend(_removal(state) for state in states)
     return plan
@@ -235,7 +247,7 @@ def _plan_service(
     spec: ContainerSpec,
     states: Sequence[ContainerState],
     keep: ContainerState | None,
-    used: set[str],
+    used: dict[str, set[str]],
     restart: bool,
 ) -> None:
     olds = [state for state in states if state is not keep]
@@ -248,12 +260,18 @@ def _plan_service(
             start = Start(spec, address, name, keep, olds, restart=restart and keep.state == "running")
             plan.starts.append(_start("update", spec, start, {"state": keep.state, "health": keep.health}))
     else:
-        address = _freed_address(spec, olds) or _free_address(spec, used)
+        address = _freed_address(spec, olds) or _free_address(spec.subnet, used.setdefault(spec.network, set()))
+        further = [_free_address(subnet, used.setdefault(network, set())) for network, subnet in spec.networks]
         names = {state.name for state in states}
         name = next(n for n in (spec.name, *(f"{spec.name}.next{i or ''}" for i in range(99))) if n not in names)
         before = olds[0].shown() if olds else None
         plan.starts.append(
-            _start("recreate" if olds else "create", spec, Start(spec, address, name, None, olds), before)
+            _start(
+                "recreate" if olds else "create",
+                spec,
+                Start(spec, address, name, None, olds, further=further),
+                before,
+            )
         )
     plan.removals.extend(_removal(state) for state in olds)
     if name != spec.name:
@@ -286,6 +304,7 @@ def as_wanted(spec: ContainerSpec, states: Iterable[ContainerState], routed: str
         if state.spec_hash == spec.hash
         and state.state not in ("dead", "removing")
         and (spec.subnet is None or spec.network in state.addresses)
+        and all(network in state.addresses for network, _subnet in spec.networks)
     ]
     return sorted(
         fitting,
@@ -298,17 +317,18 @@ def as_wanted(spec: ContainerSpec, states: Iterable[ContainerState], routed: str
     )
 
 
-def serving_backends(actual: Iterable[ContainerState], clients: Mapping[str, str]) -> dict[str, dict[str, str]]:
+def serving_backends(actual: Iterable[ContainerState], wanted: Iterable[ContainerSpec]) -> dict[str, dict[str, str]]:
     """Address of each service by client, as it serves now.
 
     Args:
         actual: The platform's containers.
-        clients: The name of each client's network.
+        wanted: What says on which network a service is reached.
     """
+    networks = {(spec.client_id, spec.service): spec.network for spec in wanted}
     backends: dict[str, dict[str, str]] = {}
     # One whose health is known comes before one that is still starting.
     for state in sorted(actual, key=lambda state: state.health == "starting"):
-        address = state.addresses.get(clients.get(state.client_id or "", ""))
+        address = state.addresses.get(networks.get((state.client_id, state.service), ""))
         if state.client_id is not None and address is not None and state.serves:
             backends.setdefault(state.client_id, {}).setdefault(state.service, address)
     return backends
@@ -327,11 +347,11 @@ def _freed_address(spec: ContainerSpec, olds: Sequence[ContainerState]) -> str |
     return next((address for address in freed if address and ipaddress.IPv4Address(address) in subnet), None)
 
 
-def _free_address(spec: ContainerSpec, used: set[str]) -> str | None:
-    if spec.subnet is None:
+def _free_address(subnet: str | None, used: set[str]) -> str | None:
+    if subnet is None:
         return None
     # The first host address is the gateway.
-    for host in itertools.islice(ipaddress.IPv4Network(spec.subnet).hosts(), 1, None):
+    for host in itertools.islice(ipaddress.IPv4Network(subnet).hosts(), 1, None):
         if str(host) not in used:
             used.add(str(host))
             return str(host)

@@ -147,8 +147,10 @@ class StackApplier:
 
     def _create(self, start: Start) -> str:
         spec = start.spec
-        if spec.subnet is not None and start.address is None:
-            raise TenancyError(f"The subnet {spec.subnet} has no address left for {start.name}.")
+        further = [(*network, address) for network, address in zip(spec.networks, start.further, strict=True)]
+        for _network, subnet, address in [(spec.network, spec.subnet, start.address), *further]:
+            if subnet is not None and address is None:
+                raise TenancyError(f"The subnet {subnet} has no address left for {start.name}.")
         with engine_errors(f"Creating container {start.name}"):
             host_config = self.client.create_host_config(
                 network_mode=spec.network,
@@ -161,6 +163,7 @@ class StackApplier:
                 memswap_limit=spec.mem_limit or None,
                 nano_cpus=spec.nano_cpus or None,
                 pids_limit=spec.pids_limit or None,
+                cgroup_parent=spec.cgroup_parent,
                 restart_policy={"Name": "unless-stopped"},
                 log_config=LOG_CONFIG,
                 init=True,
@@ -201,7 +204,18 @@ class StackApplier:
                     raise
                 self._pull(spec.image)
                 created = self.client.create_container_from_config(config, start.name)
-            return str(created["Id"])
+            container_id = str(created["Id"])
+        # Engines before 25 take one network when a container is made.
+        for network, _subnet, address in further:
+            try:
+                with engine_errors(f"Connecting container {start.name} to {network}"):
+                    self.client.connect_container_to_network(
+                        container_id, network, ipv4_address=address, aliases=[spec.service]
+                    )
+            except TenancyError:
+                self._remove(container_id, start.name)
+                raise
+        return container_id
 
     def _pull(self, reference: str) -> None:
         # One pull at a time: many clients may wait for the same image, and only the first has to fetch it.

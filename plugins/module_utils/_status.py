@@ -63,18 +63,29 @@ def client_status(
         shown = next(iter(fitting or states), None)
         status.services.append(_row(spec.service, spec.name, shown))
         status.findings += _service_findings(spec, states, fitting)
-        if fitting and spec.service in routed and spec.service in addresses:
-            own = fitting[0].addresses.get(spec.network)
-            if addresses[spec.service] != [own]:
-                led = ", ".join(addresses[spec.service]) or "nothing"
-                finding = f"the edge leads '{spec.service}' to {led} instead of {own}; a converge mends it"
-                status.findings.append(finding)
+        if fitting and spec.service in routed:
+            status.findings += route_findings(spec, fitting[0], addresses)
     for service, states in sorted(by_service.items()):
         status.services += [_row(service, state.name, state) for state in states]
         status.findings += [f"container {state.name} is in no plan; a converge removes it" for state in states]
     if not set(routed) <= addresses.keys():
         status.findings.append("the edge has no route to it; a converge makes it")
     return status
+
+
+def route_findings(spec: ContainerSpec, serving: ContainerState, addresses: Mapping[str, Sequence[str]]) -> list[str]:
+    """What is wrong with the route to a container, if there is one.
+
+    Args:
+        spec: What is wanted.
+        serving: The container that is as wanted.
+        addresses: Where the edge leads to, by service.
+    """
+    own = serving.addresses.get(spec.network)
+    if addresses.get(spec.service, [own]) == [own]:
+        return []
+    led = ", ".join(addresses[spec.service]) or "nothing"
+    return [f"the edge leads '{spec.service}' to {led} instead of {own}; a converge mends it"]
 
 
 def _row(service: str, name: str, state: ContainerState | None) -> dict[str, str]:

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import ipaddress
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -15,6 +15,9 @@ from ansible_collections.agency_stack.multi_tenancy.plugins.module_utils._names 
 from ansible_collections.agency_stack.multi_tenancy.plugins.module_utils._plan import Change, TenancyError, spec_hash
 
 HEADER = "# Made by agency_stack.multi_tenancy from the client registry; edits are lost at the next run.\n"
+
+# The request header that tells a backend whose request it is.
+IDENTITY = "X-Client-Id"
 
 # Seconds after which visitors of a suspended client are asked to come again.
 RETRY_AFTER = 3600
@@ -30,6 +33,7 @@ class Route:
         hostnames: Canonical host names, wildcards included.
         address: IPv4 address of the container; None for a suspended client, whose visitors are asked to come again.
         port: Its TCP port.
+        subnet: The network that the address must lie in; None for the client's own.
     """
 
     client_id: str
@@ -37,6 +41,7 @@ class Route:
     hostnames: Sequence[str]
     address: str | None
     port: int
+    subnet: str | None = None
 
     @property
     def name(self) -> str:
@@ -65,6 +70,8 @@ class ClientRoutes:
         certificate: PEM chain, or '' without.
         key: PEM, never shown.
         fingerprint: SHA-256 of the leaf certificate, hexadecimal.
+        rate_average: Requests per second that the edge lets through; 0 for no limit.
+        rate_burst: Requests that it lets through at once.
     """
 
     client_id: str
@@ -73,6 +80,20 @@ class ClientRoutes:
     certificate: str = ""
     key: str = ""
     fingerprint: str = ""
+    rate_average: int = 0
+    rate_burst: int = 0
+
+    @property
+    def middlewares(self) -> dict[str, Any]:
+        """What every request passes, by name, in this order."""
+        # Backends learn from the edge alone whose request it is; what a visitor sent under this name is overwritten.
+        chain: dict[str, Any] = {"identity": {"headers": {"customRequestHeaders": {IDENTITY: self.client_id}}}}
+        if self.rate_average:
+            # The header that the one before has just set: all visitors of the client count together.
+            source = {"requestHeaderName": IDENTITY}
+            limit = {"average": self.rate_average, "burst": self.rate_burst, "sourceCriterion": source}
+            chain["rate"] = {"rateLimit": limit}
+        return {f"{self.client_id}.{name}": middleware for name, middleware in chain.items()}
 
 
 def check_routes(client: ClientRoutes) -> None:
@@ -82,8 +103,8 @@ def check_routes(client: ClientRoutes) -> None:
         TenancyError: A name is not canonical, or a backend lies outside the client's own network.
     """
     check_client_id(client.client_id)
-    network = ipaddress.IPv4Network(client.subnet)
     for route in client.routes:
+        network = ipaddress.IPv4Network(route.subnet or client.subnet)
         for hostname in route.hostnames:
             if canonical_domain(hostname) != hostname:
                 raise TenancyError(f"The host name {hostname!a} is not in its canonical form.")
@@ -95,9 +116,7 @@ def check_routes(client: ClientRoutes) -> None:
         except ValueError:
             inside = False
         if not inside:
-            raise TenancyError(
-                f"The backend {route.address} of '{route.name}' lies outside the client's network {network}."
-            )
+            raise TenancyError(f"The backend {route.address} of '{route.name}' lies outside its network {network}.")
 
 
 def render(client: ClientRoutes) -> str:
@@ -117,7 +136,7 @@ def render(client: ClientRoutes) -> str:
                     "rule": route.rule,
                     "service": route.name,
                     "tls": {},
-                    **({"middlewares": [paused]} if route.address is None else {}),
+                    "middlewares": [paused] if route.address is None else list(client.middlewares),
                     # Traefik takes the longer rule first; a name of its own must win over the client's wildcard.
                     **({"priority": 1} if any(name.startswith("*.") for name in route.hostnames) else {}),
                 }
@@ -131,6 +150,8 @@ def render(client: ClientRoutes) -> str:
     }
     if any(route.address is None for route in client.routes):
         document["http"]["middlewares"] = {paused: {"headers": {"customResponseHeaders": headers}}}
+    else:
+        document["http"]["middlewares"] = client.middlewares
     if client.certificate:
         document["tls"] = {"certificates": [{"certFile": client.certificate, "keyFile": client.key}]}
     text = json.dumps(document, indent=2, sort_keys=True)
@@ -149,7 +170,7 @@ def shown(text: str | None) -> Any:
     try:
         document = json.loads(text.removeprefix(HEADER))
         # Nothing is shown that is not known to be free of keys.
-        seen: dict[str, Any] = {"http": document["http"]}
+        seen: dict[str, Any] = {key: document[key] for key in ("http", "tcp") if key in document}
         if "tls" in document:
             seen["tls"] = [
                 {"certFile": "sha256:" + spec_hash(certificate["certFile"]), "keyFile": "(not shown)"}
@@ -163,10 +184,12 @@ def shown(text: str | None) -> Any:
 def routed_addresses(text: str | None) -> dict[str, list[str]]:
     """The addresses that a client's file leads to, by service; nothing of a file that is not ours."""
     try:
-        services = json.loads((text or "").removeprefix(HEADER))["http"]["services"]
+        document = json.loads((text or "").removeprefix(HEADER))
+        # Beside a passthrough there are HTTP services that lead nowhere.
+        services = document["tcp" if "tcp" in document else "http"]["services"]
         return {
             name.partition(".")[2]: [
-                server["url"].removeprefix("http://").rpartition(":")[0]
+                (server.get("url") or server["address"]).removeprefix("http://").rpartition(":")[0]
                 for server in service["loadBalancer"]["servers"]
             ]
             for name, service in services.items()
@@ -176,7 +199,12 @@ def routed_addresses(text: str | None) -> dict[str, list[str]]:
 
 
 def plan_routes(
-    wanted: Sequence[ClientRoutes], actual: Mapping[str, str], gone: Sequence[str] = (), force: bool = False
+    wanted: Sequence[ClientRoutes],
+    actual: Mapping[str, str],
+    gone: Sequence[str] = (),
+    force: bool = False,
+    kind: str = "route",
+    as_file: Callable[[ClientRoutes], str] = render,
 ) -> list[Change]:
     """Compare the wanted files with those that are there.
 
@@ -185,16 +213,18 @@ def plan_routes(
         actual: Text of the present files by client id.
         gone: Clients that must have no file.
         force: Whether files that are as wanted are written again.
+        kind: Which file it is, for the report.
+        as_file: What makes the text of the file.
     """
     changes = []
     for client in wanted:
-        text = render(client)
+        text = as_file(client)
         before = actual.get(client.client_id)
         if force or text != before:
             changes.append(
                 Change(
                     action="create" if before is None else "update",
-                    kind="route",
+                    kind=kind,
                     name=client.client_id,
                     before=shown(before),
                     after=shown(text),
@@ -203,7 +233,7 @@ def plan_routes(
                 )
             )
     changes += [
-        Change(action="delete", kind="route", name=name, before=shown(actual[name]), client_id=name)
+        Change(action="delete", kind=kind, name=name, before=shown(actual[name]), client_id=name)
         for name in gone
         if name in actual
     ]
@@ -229,6 +259,11 @@ def faults_of_live(
             continue
         if router.get("rule") != route.rule or router.get("service") != route.name:
             faults.append(f"the route {route.name} still has the rule {router.get('rule')}")
+        if route.address is not None:
+            # Traefik tells where each is from: x@file.
+            passed = [name.partition("@")[0] for name in router.get("middlewares", [])]
+            if passed != list(client.middlewares):
+                faults.append(f"the route {route.name} still passes {', '.join(passed) or 'no middleware'}")
         if router.get("status") != "enabled":
             faults.append(f"the route {route.name} is {router.get('status')}: {'; '.join(router.get('error', []))}")
         urls = [server.get("url") for server in service.get("loadBalancer", {}).get("servers", [])]

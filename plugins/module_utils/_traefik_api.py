@@ -17,29 +17,29 @@ from ansible_collections.agency_stack.multi_tenancy.plugins.module_utils._plan i
 _PAGE = 100000
 
 
-def fetch(port: int, path: str, timeout: float = 5.0) -> Any:
-    """One document of the API on the loopback interface.
+def fetch(port: int, path: str, host: str = "127.0.0.1", timeout: float = 5.0) -> Any:
+    """One document of the API, which the shared edge offers on the loopback interface alone.
 
     Raises:
         TenancyError: No Traefik answers there.
     """
-    connection = http.client.HTTPConnection("127.0.0.1", port, timeout=timeout)
+    connection = http.client.HTTPConnection(host, port, timeout=timeout)
     try:
         connection.request("GET", path)
         response = connection.getresponse()
         body = response.read()
         if response.status != 200:
-            raise TenancyError(f"The edge's API at 127.0.0.1:{port} answers {response.status} to {path}.")
+            raise TenancyError(f"The edge's API at {host}:{port} answers {response.status} to {path}.")
         return json.loads(body)
     except (OSError, http.client.HTTPException, ValueError) as exc:
-        raise TenancyError(f"The edge's API at 127.0.0.1:{port} does not answer ({exc}); see the edge's log.") from exc
+        raise TenancyError(f"The edge's API at {host}:{port} does not answer ({exc}); see the edge's log.") from exc
     finally:
         connection.close()
 
 
-def by_name(port: int, kind: str) -> dict[str, dict[str, Any]]:
-    """All HTTP routers, or services, by name, in one call."""
-    return {item["name"]: item for item in fetch(port, f"/api/http/{kind}?per_page={_PAGE}")}
+def by_name(port: int, kind: str, host: str = "127.0.0.1") -> dict[str, dict[str, Any]]:
+    """All objects of one kind, such as http/routers or tcp/services, by name, in one call."""
+    return {item["name"]: item for item in fetch(port, f"/api/{kind}?per_page={_PAGE}", host)}
 
 
 def served_fingerprint(port: int, hostname: str, timeout: float = 5.0) -> str:

@@ -16,12 +16,19 @@ finished or taken back by the next one:
 - otherwise `clients/<id>/data.img` is there: in it. (A volume that was kept when its client was removed.)
 - otherwise: in data.
 
-Moving in (step `make`), with the client's containers stopped: allocate `volumes/<id>.new`, make the file system, mount
-it at `volumes/.mnt/<id>`, copy data into it, unmount it and write it to the disk; rename data to data.before; make the
-bare mount point; rename .new to .img, and from this moment the image counts; mount it; erase data.before.
+Containers serve from the folders that they once mounted, wherever these are named by now, so only those that may write
+are stopped while data moves. What the others serve counts no more, and is left until the routes lead elsewhere: in
+`clients/<id>/data.gone`, erased by the step `erase`; or in a volume that is unmounted and deleted, which the kernel
+keeps until its last container is gone. A link in data.gone to the folder of a shared instance says the same of that.
 
-Moving out (`move out`), with the containers stopped: copy data to data.after and write it to the disk; unmount; rename
-.img to .old, and from this moment data.after counts; rename data.after to data over the bare mount point; delete .old.
+Moving in (step `make`), with the containers that write stopped: allocate `volumes/<id>.new`, make the file system,
+mount it at `volumes/.mnt/<id>`, copy data into it, and what lies with shared instances, unmount it and write it to the
+disk; rename data to data.before, and begin again if somebody has changed anything meanwhile; make the bare mount point;
+rename .new to .img, and from this moment the image counts; mount it; rename data.before to data.gone.
+
+Moving out (`move out`), with the containers that write stopped: copy data to data.after and write it to the disk;
+unmount, and begin again if somebody has changed anything meanwhile; rename .img to .old, and from this moment
+data.after counts; rename data.after to data over the bare mount point; delete .old.
 
 Removal with the data kept (`put away`): unmount; rename .img to clients/<id>/data.img, so that it goes where the folder
 goes; remove the bare mount point. Restoring (`take back`): mount data.img aside, hand its files over to the client's
@@ -35,12 +42,13 @@ from __future__ import annotations
 
 import re
 import struct
-from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from typing import Any, Literal
 
 from ansible_collections.agency_stack.multi_tenancy.plugins.module_utils._plan import Change
 from ansible_collections.agency_stack.multi_tenancy.plugins.module_utils._resources import MIB, size_text
+from ansible_collections.agency_stack.multi_tenancy.plugins.module_utils._shared_folder import SharedFolder
 
 Step = Literal[
     "roll back",
@@ -54,10 +62,11 @@ Step = Literal[
     "move out",
     "put away",
     "purge",
+    "erase",
 ]
 Fate = Literal["keep", "purge"]
 # What may be left over by a run that was killed; `aside` is a mount at volumes/.mnt/<id>.
-Leftover = Literal["new", "old", "before", "after", "aside"]
+Leftover = Literal["new", "old", "before", "after", "aside", "gone"]
 
 BLOCK = 4096
 # A group of blocks of ext4; a last one that is too small to hold its own tables is left out by mkfs and resize2fs.
@@ -76,12 +85,14 @@ class Volume:
         uid: The client's uid, which is its gid too.
         label: Name of the file system, at most 16 characters.
         size: Bytes; None when the client is to have none.
+        shared: Its folders that shared instances may serve.
     """
 
     client_id: str
     uid: int
     label: str
     size: int | None
+    shared: Sequence[SharedFolder] = ()
 
 
 @dataclass(frozen=True)
@@ -116,17 +127,35 @@ def image_size(disk: int) -> int:
     return size + _LEAST_GROUP - rest if size > _GROUP and 0 < rest < _LEAST_GROUP else size
 
 
-def plan_volume(volume: Volume, state: VolumeState, fate: Fate | None = None) -> tuple[list[Step], str | None]:
+def plan_volume(
+    volume: Volume, state: VolumeState, fate: Fate | None = None, settle: bool = True
+) -> tuple[list[Step], str | None]:
     """The steps from what there is to what is wanted, and what keeps the rest from being done.
 
     Args:
         volume: What is wanted.
         state: What there is.
         fate: What becomes of the volume of a client that is removed; None for one that stays.
+        settle: Whether what earlier containers may still serve is erased.
 
     Returns:
         The steps in order, and a fault: one sentence.
     """
+    left = state.leftovers - {"gone"}
+    steps, fault = _plan_data(volume, replace(state, leftovers=left), fate)
+    if settle and fault is None and leaves(state, steps):
+        steps.append("erase")
+    return steps, fault
+
+
+def leaves(state: VolumeState, steps: Sequence[Step]) -> bool:
+    """Whether there is, or will be, data that counts no more and that earlier containers may still serve."""
+    moved = "make" in steps and (state.data == "filled" or steps[0].startswith("roll"))
+    return moved or "gone" in state.leftovers or ("before" in state.leftovers and "roll back" not in steps)
+
+
+def _plan_data(volume: Volume, state: VolumeState, fate: Fate | None) -> tuple[list[Step], str | None]:
+    """The steps but for what is to be erased at the end."""
     if state.in_the_way is not None:
         return [], f"{state.in_the_way} is in the way of its volume; take it away and run again."
     if state.size is not None:
@@ -194,6 +223,7 @@ def plan_volumes(
     images: Mapping[str, str],
     free: int,
     online: bool,
+    settle: bool = True,
 ) -> tuple[list[Change], list[tuple[str, str]]]:
     """Compare wanted volumes with those that are there.
 
@@ -203,6 +233,7 @@ def plan_volumes(
         images: The path of each image, by client id.
         free: Bytes that volumes may still take from the host's disk.
         online: Whether a mounted file system can be enlarged.
+        settle: As for plan_volume().
 
     Returns:
         The changes, whose payload is a Task, and (client id, fault) of what cannot be done.
@@ -211,7 +242,7 @@ def plan_volumes(
     faults = []
     for volume, fate in wanted:
         state = actual[volume.client_id]
-        steps, fault = plan_volume(volume, state, fate)
+        steps, fault = plan_volume(volume, state, fate, settle)
         taken = 0
         if volume.size is not None:
             taken = volume.size if "make" in steps else volume.size - (state.size or state.kept or 0)
@@ -231,7 +262,7 @@ def plan_volumes(
         for step in steps:
             stops = step == "move out" or (step == "grow" and state.mounted and not online)
             # Where there is no data yet, there are no containers that work on it.
-            stops |= step == "make" and (state.data == "filled" or steps[0].startswith("roll"))
+            stops |= step == "make" and leaves(replace(state, leftovers=frozenset()), steps)
             changes.append(_change(step, volume, state, images[volume.client_id], stops))
     return changes, faults
 
@@ -243,7 +274,7 @@ class Task:
     Args:
         step: What is to be done.
         volume: What is wanted.
-        stops: Whether the client's containers are stopped meanwhile.
+        stops: Whether containers of the client are stopped meanwhile; all of them to `grow`, else those that write.
     """
 
     step: Step
@@ -266,6 +297,7 @@ def _change(step: Step, volume: Volume, state: VolumeState, image: str, stops: b
         "move out": ({"data in": "the volume"}, None),
         "put away": ({"mounted": state.mounted}, {"kept in": "data.img"}),
         "purge": ({"size": size_text(now or 0)}, None),
+        "erase": ({"served until now": "data.gone"}, None),
     }
     before, after = shown[step]
     action: Any = "create" if before is None else "delete" if after is None else "update"

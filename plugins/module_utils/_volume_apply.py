@@ -16,6 +16,7 @@ import struct
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from typing import Protocol
 
 from ansible_collections.agency_stack.multi_tenancy.plugins.module_utils._boot import (
     IMAGE,
@@ -24,7 +25,12 @@ from ansible_collections.agency_stack.multi_tenancy.plugins.module_utils._boot i
     reason,
     run_program,
 )
-from ansible_collections.agency_stack.multi_tenancy.plugins.module_utils._copy import copy_tree
+from ansible_collections.agency_stack.multi_tenancy.plugins.module_utils._copy import (
+    ChangedError,
+    copy_at_rest,
+    copy_tree,
+    marks,
+)
 from ansible_collections.agency_stack.multi_tenancy.plugins.module_utils._files import (
     ensure_directory,
     names_in,
@@ -34,6 +40,11 @@ from ansible_collections.agency_stack.multi_tenancy.plugins.module_utils._files 
 from ansible_collections.agency_stack.multi_tenancy.plugins.module_utils._layout import Layout
 from ansible_collections.agency_stack.multi_tenancy.plugins.module_utils._plan import Change, TenancyError
 from ansible_collections.agency_stack.multi_tenancy.plugins.module_utils._resources import size_text
+from ansible_collections.agency_stack.multi_tenancy.plugins.module_utils._shared_folder import (
+    GONE,
+    SharedFolder,
+    set_aside,
+)
 from ansible_collections.agency_stack.multi_tenancy.plugins.module_utils._storage import Erase, hand_over
 from ansible_collections.agency_stack.multi_tenancy.plugins.module_utils._volume import (
     BLOCK,
@@ -53,6 +64,8 @@ LONG = 6 * 3600.0
 PATIENCE = 60.0
 # Seconds for the kernel to let go of a device that was unmounted.
 RELEASE = 10.0
+# How often data is copied before it counts as never at rest.
+TRIES = 3
 
 _SUPERBLOCK = 1024
 # linux/fs.h, on amd64 and arm64.
@@ -77,7 +90,11 @@ def read_loops() -> dict[str, str]:
     return loops
 
 
-Stopped = Callable[[str], contextlib.AbstractContextManager[None]]
+class Stopped(Protocol):
+    """Stops containers of a client, those that write alone or all, and starts them again on leaving."""
+
+    def __call__(self, client_id: str, writers: bool = False) -> contextlib.AbstractContextManager[None]:
+        """Do it."""
 
 
 @dataclass(frozen=True)
@@ -107,6 +124,11 @@ class Places:
         return os.path.join(self.folder, "data.after")
 
     @property
+    def gone(self) -> str:
+        """Data that counts no more, and that containers of an earlier level may still serve."""
+        return os.path.join(self.folder, GONE)
+
+    @property
     def kept(self) -> str:
         """The volume of a client that was removed."""
         return os.path.join(self.folder, "data.img")
@@ -117,7 +139,7 @@ class VolumeHost:
 
     Args:
         layout: Where everything lies.
-        stopped: Stops the containers of a client, and starts them again on leaving.
+        stopped: Stops containers of a client, and starts them again on leaving.
     """
 
     def __init__(self, layout: Layout, stopped: Stopped) -> None:
@@ -176,6 +198,8 @@ class VolumeHost:
             self._grow(volume, at, online=not task.stops)
         elif task.step == "take back":
             self._take_back(volume, at)
+        elif task.step == "erase":
+            self._erase(volume, at)
         else:
             simple: dict[Step, Callable[[Places], None]] = {
                 "roll back": self._roll_back,
@@ -190,49 +214,95 @@ class VolumeHost:
             simple[task.step](at)
 
     def _make(self, volume: Volume, at: Places) -> None:
-        size = volume.size or 0
-        is_filled = bool(names_in(at.data))
-        with self.stopped(at.client_id):
-            try:
-                with self._held(at.new, create=True) as fd:
-                    self._allocate(fd, size, 0)
-                    command = ["mkfs.ext4", "-q", "-F", "-m", "0", "-b", str(BLOCK), "-i", "16384", "-L", volume.label]
-                    # Nothing is left to the kernel to fill later, nor given back to the host's disk.
-                    command += ["-E", "nodiscard,lazy_itable_init=0,lazy_journal_init=0", at.new]
-                    must_run(command, "Its volume could not be made", LONG, [fd])
-                    self._allocate(fd, size, size)
-                    with self._aside(at, at.new):
-                        if is_filled:
-                            copy_tree(at.data, at.aside, f"a volume of {size_text(size)}")
-                        else:
-                            ensure_directory(at.aside, 0o750, 0, volume.uid)
-                    os.fsync(fd)
-                if is_filled:
-                    _rename(at.data, at.before)
-                self._make_bare(at)
-                _rename(at.new, at.image)
-            except BaseException:
-                if not os.path.lexists(at.image):
-                    if os.path.lexists(at.before):
-                        self._roll_back(at)
-                    self._tidy(at)
-                raise
+        with self.stopped(at.client_id, True):
+            self._repeat(at.data, lambda: self._fill(volume, at))
             self._mount(at)
         self._tidy(at)
 
+    def _repeat(self, data: str, step: Callable[[], None]) -> None:
+        """Copy data until nobody has changed it meanwhile."""
+        for dummy in range(TRIES):
+            with contextlib.suppress(ChangedError):
+                step()
+                return
+        raise TenancyError(f"Files in {data} change all the time; run again when nobody works in there.")
+
+    def _fill(self, volume: Volume, at: Places) -> None:
+        """Make an image with what is in the data, and let it count."""
+        size = volume.size or 0
+        is_filled = bool(names_in(at.data))
+        lent = [folder for folder in volume.shared if folder.waits()]
+        sources = [folder.shared for folder in lent]
+        where, seen = f"a volume of {size_text(size)}", ""
+        try:
+            with self._held(at.new, create=True) as fd:
+                self._allocate(fd, size, 0)
+                command = ["mkfs.ext4", "-q", "-F", "-m", "0", "-b", str(BLOCK), "-i", "16384", "-L", volume.label]
+                # Nothing is left to the kernel to fill later, nor given back to the host's disk.
+                command += ["-E", "nodiscard,lazy_itable_init=0,lazy_journal_init=0", at.new]
+                must_run(command, "Its volume could not be made", LONG, [fd])
+                self._allocate(fd, size, size)
+                with self._aside(at, at.new):
+                    if is_filled:
+                        seen = copy_at_rest([at.data, *sources], lambda: self._copy_in(at, lent, where))
+                    else:
+                        ensure_directory(at.aside, 0o750, 0, volume.uid)
+                os.fsync(fd)
+            if is_filled:
+                _rename(at.data, at.before)
+                if marks([at.before, *sources]) != seen:
+                    raise ChangedError
+            self._make_bare(at)
+            _rename(at.new, at.image)
+        except BaseException:
+            if not os.path.lexists(at.image):
+                if os.path.lexists(at.before):
+                    self._roll_back(at)
+                self._tidy(at)
+            raise
+
+    def _copy_in(self, at: Places, lent: Sequence[SharedFolder], where: str) -> None:
+        """Copy the data aside, and what lies with shared instances in place of the links that lead there."""
+        copy_tree(at.data, at.aside, where)
+        for folder in lent:
+            source, target = folder.copies(at.aside)
+            os.unlink(target)
+            os.mkdir(target, 0o700)
+            copy_tree(source, target, where)
+            folder.copied(at.aside)
+
     def _move_out(self, at: Places) -> None:
-        with self.stopped(at.client_id):
-            ensure_directory(at.after, 0o700)
-            _hide_lost_and_found(at.data)
-            try:
-                copy_tree(at.data, at.after, "the host's disk")
-                must_run(["sync", "--file-system", at.after], "Its data could not be written to the disk", LONG)
-                self._unmount(at.data, at.image)
-            except BaseException:
-                Erase(at.after).apply()
-                raise
+        with self.stopped(at.client_id, True):
+            self._repeat(at.data, lambda: self._copy_out(at))
             _rename(at.image, at.old)
             self._roll_forward(at)
+
+    def _copy_out(self, at: Places) -> None:
+        """Copy what is in the volume, and unmount it; containers may go on with it as it is."""
+        ensure_directory(at.after, 0o700)
+        _hide_lost_and_found(at.data)
+        try:
+            seen = copy_at_rest([at.data], lambda: copy_tree(at.data, at.after, "the host's disk"))
+            must_run(["sync", "--file-system", at.after], "Its data could not be written to the disk", LONG)
+            with self._aside(at, at.image, in_use=True):
+                must_run(["umount", at.data], f"{at.data} could not be unmounted", LONG)
+                try:
+                    # Nobody comes into it any more but containers that cannot write.
+                    if marks([at.aside]) != seen:
+                        raise ChangedError
+                except BaseException:
+                    self._mount(at)
+                    raise
+        except BaseException:
+            Erase(at.after).apply()
+            raise
+
+    def _erase(self, volume: Volume, at: Places) -> None:
+        for folder in volume.shared:
+            if folder.superseded() and os.path.lexists(folder.shared):
+                Erase(folder.shared).apply()
+        if os.path.lexists(at.gone):
+            Erase(at.gone).apply()
 
     def _roll_forward(self, at: Places) -> None:
         if os.path.isdir(at.data):
@@ -250,9 +320,10 @@ class VolumeHost:
         self._let_go(at.aside, at.new)
         with contextlib.suppress(FileNotFoundError):
             os.rmdir(at.aside)
-        for folder in (at.before, at.after):
-            if os.path.lexists(folder):
-                Erase(folder).apply()
+        if os.path.lexists(at.before):
+            _rename(at.before, set_aside(os.path.join(at.gone, "data")) if os.path.lexists(at.gone) else at.gone)
+        if os.path.lexists(at.after):
+            Erase(at.after).apply()
         if not os.path.lexists(at.image) and os.path.isdir(at.data):
             set_immutable(at.data, False)
         for file in (at.new, at.old):
@@ -369,8 +440,8 @@ class VolumeHost:
             )
 
     @contextlib.contextmanager
-    def _aside(self, at: Places, image: str) -> Iterator[None]:
-        """Mount an image where none but root comes, and unmount it on leaving."""
+    def _aside(self, at: Places, image: str, in_use: bool = False) -> Iterator[None]:
+        """Mount an image where none but root comes, and unmount it on leaving; others may have it mounted as well."""
         self._let_go(at.aside, image)
         with contextlib.suppress(FileExistsError):
             os.mkdir(at.aside, 0o700)
@@ -378,7 +449,10 @@ class VolumeHost:
         try:
             yield
         finally:
-            self._unmount(at.aside, image)
+            if in_use:
+                must_run(["umount", at.aside], f"{at.aside} could not be unmounted", LONG)
+            else:
+                self._unmount(at.aside, image)
             os.rmdir(at.aside)
 
     def _mount_at(self, image: str, point: str) -> None:
@@ -417,7 +491,8 @@ def _state(at: Places, mounts: Sequence[Mount], loops: Mapping[str, str]) -> Vol
     elif os.path.lexists(at.data) and not stat.S_ISDIR(os.lstat(at.data).st_mode):
         in_the_way = f"{at.data} is no folder and"
     image, kept = _regular(at.image), _regular(at.kept)
-    paths: dict[Leftover, str] = {"new": at.new, "old": at.old, "before": at.before, "after": at.after}
+    paths: dict[Leftover, str] = {"new": at.new, "old": at.old}
+    paths |= {"before": at.before, "after": at.after, "gone": at.gone}
     leftovers = {key for key, path in paths.items() if os.path.lexists(path)}
     if any(mount.point == at.aside for mount in mounts):
         leftovers.add("aside")

@@ -15,6 +15,8 @@ description:
     gives each client a certificate for exactly its host names, C(certs/tls.crt) and C(certs/tls.key) in its folder.
   - A certificate is issued when there is none that fits its key, when the host names change, and 30 days before it
     expires.
+  - A client that becomes V(hard) gets a new key, since the shared edge had the one before, and so does one that was.
+    Certificates for a client's own edge are told by the unit C(own edge) in their subject.
   - Keys never leave the host. They are readable by root, and in C(traefik/dynamic/) by the edge's group.
 extends_documentation_fragment:
   - agency_stack.multi_tenancy.attributes
@@ -70,6 +72,7 @@ from datetime import UTC, datetime
 
 from ansible.module_utils.basic import AnsibleModule, missing_required_lib
 from ansible_collections.agency_stack.multi_tenancy.plugins.module_utils._argspec import CLIENTS_SPEC, layout_of
+from ansible_collections.agency_stack.multi_tenancy.plugins.module_utils._bridges import level_of
 from ansible_collections.agency_stack.multi_tenancy.plugins.module_utils._certificates import (
     HAS_CRYPTOGRAPHY,
     Facts,
@@ -151,12 +154,15 @@ def run(module: AnsibleModule) -> None:
         client_id, names = client["client_id"], hostnames(client, params["config"])
         paths = layout.client(client_id, "certs", "tls.crt"), layout.client(client_id, "certs", "tls.key")
         facts = read_facts(*paths)
-        why = why_renew(facts, names, identifier, now)
+        own_edge = level_of(client).own_edge
+        why = why_renew(facts, names, identifier, now, own_edge)
         if why is not None:
             before = None if facts is None else facts.shown()
             wanted = {"names": names, "why": why}
             action = "create" if facts is None else "update"
-            changes.append(Change(action, "certificate", client_id, before, wanted, client_id, (paths, names)))
+            changes.append(
+                Change(action, "certificate", client_id, before, wanted, client_id, (paths, names, own_edge))
+            )
 
     def apply(change: Change) -> None:
         if change.client_id is None:
@@ -166,10 +172,10 @@ def run(module: AnsibleModule) -> None:
             # Only now: nobody gets a certificate of an authority that could not be kept.
             authority.pair = made
             return
-        paths, names = change.payload
+        paths, names, own_edge = change.payload
         if authority.pair is None:
             raise TenancyError("There is no certificate authority that could issue its certificate.")
-        write_pair(*paths, issue(authority.pair, names, now), 0o600)
+        write_pair(*paths, issue(authority.pair, names, now, own_edge), 0o600)
 
     # One after the other: the authority, which is the first change, must be there before the rest.
     finish(module, converge(module, changes, apply, params["log_dir"], authority=authority.paths[0]))

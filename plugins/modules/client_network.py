@@ -21,6 +21,7 @@ extends_documentation_fragment:
   - agency_stack.multi_tenancy.attributes
   - agency_stack.multi_tenancy.platform
   - agency_stack.multi_tenancy.clients
+  - agency_stack.multi_tenancy.shared
   - agency_stack.multi_tenancy.engine
 attributes:
   check_mode:
@@ -40,6 +41,16 @@ options:
       - present
       - absent
     default: present
+  superseded:
+    description:
+      - With O(state=present), what happens to networks of O(clients) that their level does not need any more.
+      - V(remove) removes them, with what hangs on them.
+      - V(keep) leaves them, so that routes can be moved first; RV(superseded) says how many there are.
+    type: str
+    choices:
+      - keep
+      - remove
+    default: remove
   force:
     description:
       - With O(state=present), whether networks that are as wanted are made anew as well.
@@ -63,6 +74,11 @@ EXAMPLES = r"""
 """
 
 RETURN = r"""
+superseded:
+  description: How many networks wait for removal.
+  returned: success
+  type: int
+  sample: 0
 changes:
   description: What was done, or would be done in check mode; C(action), C(kind), C(name) and C(client_id) of each.
   returned: success
@@ -84,10 +100,16 @@ from ansible.module_utils.basic import AnsibleModule
 from ansible_collections.agency_stack.multi_tenancy.plugins.module_utils._argspec import (
     CLIENTS_SPEC,
     ENGINE_SPEC,
+    SHARED_OPTION,
     STATE_SPEC,
 )
 from ansible_collections.agency_stack.multi_tenancy.plugins.module_utils._engine import connect_for, engine_errors
-from ansible_collections.agency_stack.multi_tenancy.plugins.module_utils._labels import LABEL_CLIENT, LABEL_PLATFORM
+from ansible_collections.agency_stack.multi_tenancy.plugins.module_utils._labels import (
+    LABEL_CLIENT,
+    LABEL_COMPONENT,
+    LABEL_PLATFORM,
+    LABEL_SERVICE,
+)
 from ansible_collections.agency_stack.multi_tenancy.plugins.module_utils._network import (
     NetworkSpec,
     plan_network_removal,
@@ -96,7 +118,10 @@ from ansible_collections.agency_stack.multi_tenancy.plugins.module_utils._networ
 from ansible_collections.agency_stack.multi_tenancy.plugins.module_utils._plan import Change, TenancyError
 from ansible_collections.agency_stack.multi_tenancy.plugins.module_utils._runner import converge, finish, guarded
 from ansible_collections.agency_stack.multi_tenancy.plugins.module_utils._stack import ContainerState, read_container
-from ansible_collections.agency_stack.multi_tenancy.plugins.module_utils._tenant import network
+from ansible_collections.agency_stack.multi_tenancy.plugins.module_utils._tenant import (
+    networks,
+    shared_network,
+)
 
 # Docker makes networks one after the other under a lock of its own; more threads gain nothing.
 WORKERS = 2
@@ -111,7 +136,10 @@ def apply_network(client: Any, change: Change, platform: str) -> None:
     try:
         with engine_errors(f"Removing what hangs on network {spec.name}"):
             # Also those that are stopped: they know the earlier network by its id and could never start again.
-            labels = [f"{LABEL_PLATFORM}={platform}", f"{LABEL_CLIENT}={spec.client_id}"]
+            owner = {
+                key: spec.labels[key] for key in (LABEL_CLIENT, LABEL_COMPONENT, LABEL_SERVICE) if key in spec.labels
+            }
+            labels = [f"{key}={value}" for key, value in {LABEL_PLATFORM: platform, **owner}.items()]
             for container in client.containers(all=True, filters={"label": labels}):
                 if spec.name not in container["NetworkSettings"]["Networks"]:
                     continue
@@ -158,21 +186,36 @@ def run(module: AnsibleModule) -> None:
     engine = connect_for(module, params["docker_host"])
     with engine_errors("Listing the networks"):
         actual = engine.networks() if engine else []
+    client_ids = [client["client_id"] for client in params["clients"]]
+    superseded: list[Change] = []
     if params["state"] == "present":
-        wanted = [network(client, params["config"]) for client in params["clients"]]
+        config = params["config"]
+        wanted = [spec for client in params["clients"] for spec in networks(client, config)]
+        wanted += [shared_network(item, config) for item in params["shared"] if item["state"] == "present"]
         changes = plan_networks(wanted, actual, platform, params["force"])
+        superseded = plan_network_removal(client_ids, actual, platform, {spec.name for spec in wanted})
+        # In check mode the whole plan is told, although a run does it in two steps.
+        if params["superseded"] == "remove" or module.check_mode:
+            changes, superseded = changes + superseded, []
     else:
-        changes = plan_network_removal([client["client_id"] for client in params["clients"]], actual, platform)
+        changes = plan_network_removal(client_ids, actual, platform)
     result = converge(
         module, changes, lambda change: apply_network(engine, change, platform), params["log_dir"], WORKERS
     )
-    finish(module, result)
+    finish(module, result | {"superseded": len(superseded)})
 
 
 def main() -> None:
     """Run the module."""
     module = AnsibleModule(
-        argument_spec={**CLIENTS_SPEC, **ENGINE_SPEC, **STATE_SPEC, "force": {"type": "bool", "default": False}},
+        argument_spec={
+            **CLIENTS_SPEC,
+            **ENGINE_SPEC,
+            **STATE_SPEC,
+            "shared": SHARED_OPTION,
+            "superseded": {"type": "str", "choices": ["keep", "remove"], "default": "remove"},
+            "force": {"type": "bool", "default": False},
+        },
         supports_check_mode=True,
     )
     guarded(module, lambda: run(module))

@@ -95,6 +95,18 @@ clients:
       uid: 1900000001
       gid: 1900000001
       created_at: "2026-01-31T12:00:00+00:00"
+shared:
+  description: What the services were given that soft clients share; V(present) while any client is served by it.
+  returned: success
+  type: list
+  elements: dict
+  sample:
+    - service: site
+      state: present
+      index: 2
+      subnet: 10.217.0.16/28
+      uid: 1900000002
+      gid: 1900000002
 networks:
   description: The network of every client that is not on its way out, in the form that
     M(agency_stack.multi_tenancy.host_firewall) takes.
@@ -119,11 +131,14 @@ from ansible_collections.agency_stack.multi_tenancy.plugins.module_utils._argspe
     PLATFORM_SPEC,
     layout_of,
 )
+from ansible_collections.agency_stack.multi_tenancy.plugins.module_utils._bridges import firewall_networks
 from ansible_collections.agency_stack.multi_tenancy.plugins.module_utils._files import locked
-from ansible_collections.agency_stack.multi_tenancy.plugins.module_utils._registry import plan_registry
+from ansible_collections.agency_stack.multi_tenancy.plugins.module_utils._registry import (
+    plan_registry,
+    shared_allocations,
+)
 from ansible_collections.agency_stack.multi_tenancy.plugins.module_utils._registry_store import load_for_edit, save
 from ansible_collections.agency_stack.multi_tenancy.plugins.module_utils._runner import converge, finish, guarded
-from ansible_collections.agency_stack.multi_tenancy.plugins.module_utils._tenant import firewall_networks
 
 ARGUMENT_SPEC = {
     **PLATFORM_SPEC,
@@ -166,7 +181,8 @@ def edit(module: AnsibleModule, path: str) -> None:
         lambda change: None,
         params["log_dir"],
         clients=document["clients"],
-        networks=firewall_networks(document["clients"], params["config"]),
+        shared=shared_allocations(document),
+        networks=firewall_networks(document, params["config"]),
     )
     finish(module, result)
 

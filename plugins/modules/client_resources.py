@@ -21,6 +21,8 @@ description:
   - Clients of other levels get their data back into an ordinary folder, when they have a volume.
   - Limits change while containers run. The memory cannot be limited to less than is in use, and a volume cannot be
     made smaller.
+  - Data moves while containers go on serving it; those that may write into it are stopped meanwhile. What they serve is
+    erased by a run with O(settle), which belongs after the routes were moved and the containers removed.
   - A run that was killed at any moment is finished or taken back by the next one; no data is lost.
   - Run it before M(agency_stack.multi_tenancy.client_storage), so that folders are made inside the volume.
 requirements:
@@ -29,6 +31,7 @@ extends_documentation_fragment:
   - agency_stack.multi_tenancy.attributes
   - agency_stack.multi_tenancy.platform
   - agency_stack.multi_tenancy.clients
+  - agency_stack.multi_tenancy.shared
   - agency_stack.multi_tenancy.engine
 attributes:
   check_mode:
@@ -55,6 +58,12 @@ options:
         volume, it is this module that gets the folder back.
     type: dict
     default: {}
+  settle:
+    description:
+      - Whether data that counts no more is erased although containers of an earlier level, or an instance that clients
+        share, may still serve it.
+    type: bool
+    default: true
 """
 
 EXAMPLES = r"""
@@ -92,8 +101,8 @@ interrupted:
   elements: str
   sample: []
 pending:
-  description: Clients that are hard no more and whose containers of that time still run in their cgroup. It goes with
-    the next run after those containers.
+  description: Clients whose containers of an earlier level may still need something, a cgroup or data. It goes with the
+    next run after those containers, with O(settle).
   returned: success
   type: list
   elements: str
@@ -113,14 +122,17 @@ failures:
 """
 
 import contextlib
+import functools
 import os
 from collections.abc import Iterator, Mapping
 from typing import Any
 
 from ansible.module_utils.basic import AnsibleModule
+from ansible_collections.agency_stack.multi_tenancy.plugins.module_utils import _client_edge
 from ansible_collections.agency_stack.multi_tenancy.plugins.module_utils._argspec import (
     CLIENTS_SPEC,
     ENGINE_SPEC,
+    SHARED_OPTION,
     STATE_SPEC,
     layout_of,
 )
@@ -162,17 +174,24 @@ from ansible_collections.agency_stack.multi_tenancy.plugins.module_utils._resour
     wanted_resources,
 )
 from ansible_collections.agency_stack.multi_tenancy.plugins.module_utils._runner import converge, finish, guarded
+from ansible_collections.agency_stack.multi_tenancy.plugins.module_utils._shared_folder import (
+    SharedFolder,
+    plan_shared_folders,
+)
 from ansible_collections.agency_stack.multi_tenancy.plugins.module_utils._stack_apply import list_containers
 from ansible_collections.agency_stack.multi_tenancy.plugins.module_utils._storage import (
     Adopt,
     kept_folders,
     plan_adoption,
 )
+from ansible_collections.agency_stack.multi_tenancy.plugins.module_utils._tenant import shared_folders
 from ansible_collections.agency_stack.multi_tenancy.plugins.module_utils._volume import (
     Fate,
+    Step,
     Task,
     Volume,
     image_size,
+    leaves,
     plan_volumes,
 )
 from ansible_collections.agency_stack.multi_tenancy.plugins.module_utils._volume_apply import (
@@ -184,18 +203,27 @@ RUNNING = ("running", "restarting", "paused")
 
 
 @contextlib.contextmanager
-def stopped(engine: Any, platform: str, client_id: str) -> Iterator[None]:
-    """Stop the containers of a client that run, and start these again on leaving, whatever happened."""
+def stopped(engine: Any, platform: str, client_id: str, writers: bool = False) -> Iterator[None]:
+    """Stop containers of a client that run, and start these again on leaving, whatever happened.
+
+    Args:
+        engine: A docker.APIClient.
+        platform: The platform's name prefix.
+        client_id: The client.
+        writers: Whether those that cannot write into the client's data are left running.
+    """
     states = [
         state
         for state in list_containers(engine, {LABEL_PLATFORM: platform, LABEL_CLIENT: client_id})
-        if state.state in RUNNING
+        if state.state in RUNNING and (state.writes or not writers)
     ]
+    # Its own Traefik before the others and after them, so that no visitor's request waits for a service that is away.
+    states.sort(key=lambda state: state.service != _client_edge.SERVICE)
     done: list[Any] = []
 
     def start_again() -> None:
         faults = []
-        for state in done:
+        for state in reversed(done):
             try:
                 with engine_errors(f"Starting container {state.name} again"):
                     engine.start(state.id)
@@ -234,8 +262,11 @@ class Plan:
         self.config: Mapping[str, Any] = params["config"]
         self.layout, self.engine, self.volumes = layout, engine, volumes
         self.removing = params["state"] == "absent"
+        # In check mode the whole plan is told, although a run does it in two steps.
+        self.settle: bool = params["settle"] or module.check_mode
         self.failures: list[dict[str, Any]] = []
         self.pending: list[str] = []
+        self.left: list[str] = []
         # Of the hard clients; one whose resources cannot be understood is not touched.
         self.wanted: dict[str, Resources] = {}
         self.clients = []
@@ -251,6 +282,16 @@ class Plan:
         self.host = cgroup_host(engine)
         self.folders: dict[str, str] = {}
         adoptions = self.adoptions(params["restore"])
+        self.shared = {
+            client["client_id"]: shared_folders(client, self.config, layout, params["shared"])
+            for client in self.clients
+        }
+        # What a shared instance serves is copied into the volume with the rest of the client's data.
+        adoptions += plan_shared_folders(
+            (folder, folder.waits() or folder.settled())
+            for client_id in self.shared.keys() & self.wanted.keys()
+            for folder in self.shared[client_id]
+        )
         groups = [*self.parents(), *self.limits()]
         data = self.data()
         # Whether containers still run is seen by their cgroup, before anything of a removed client is touched.
@@ -294,16 +335,23 @@ class Plan:
                 fate = "purge" if client.get("removal") == "purge" else "keep"
             size = None if resources is None else image_size(resources.disk)
             label = f"{self.config['name_prefix']}-{client['index']}"
-            volumes.append((Volume(client_id, client["uid"], label, size), fate))
+            volumes.append((Volume(client_id, client["uid"], label, size, self.shared[client_id]), fate))
         names = [volume.client_id for volume, dummy in volumes]
         reserved = capacity_of(read_host(place), self.config["capacity"]).reserved_disk
+        states = self.volumes.read(names, self.folders)
         changes, faults = plan_volumes(
             volumes,
-            self.volumes.read(names, self.folders),
+            states,
             {client_id: self.volumes.image(client_id) for client_id in names},
             free_disk(place) - reserved,
             can_grow_mounted(),
+            self.settle,
         )
+        if not self.settle:
+            steps: dict[str, list[Step]] = {client_id: [] for client_id in names}
+            for change in changes:
+                steps[change.payload.volume.client_id].append(change.payload.step)
+            self.left = [client_id for client_id in names if leaves(states[client_id], steps[client_id])]
         for client_id, fault in faults:
             self.fail(client_id, fault)
         return changes
@@ -372,15 +420,17 @@ def run(module: AnsibleModule) -> None:
     engine = connect_for(module, params["docker_host"])
     with engine_errors("Asking the engine"):
         kept_by = engine_cgroups(engine.info()) if engine else engine_to_come()
-    volumes = VolumeHost(layout, lambda client_id: stopped(engine, platform, client_id))
+    volumes = VolumeHost(layout, functools.partial(stopped, engine, platform))
     plan = Plan(module, layout, kept_by, volumes)
     boot = BootHost(volumes.layout, platform, parents_of(params["config"]))
     changes = [*plan.changes, *plan.boot(boot)]
-    stopping = {change.client_id for change in changes if isinstance(change.payload, Task) and change.payload.stops}
+    tasks = [change.payload for change in changes if isinstance(change.payload, Task) and change.payload.stops]
+    stopping = {task.volume.client_id for task in tasks}
+    stopping_all = {task.volume.client_id for task in tasks if task.step == "grow"}
     running = list_containers(engine, {LABEL_PLATFORM: platform}) if engine and stopping else []
 
     def apply(change: Change) -> None:
-        if isinstance(change.payload, Adopt):
+        if isinstance(change.payload, (Adopt, SharedFolder)):
             change.payload.apply()
         elif isinstance(change.payload, Task):
             volumes.apply(change)
@@ -396,16 +446,27 @@ def run(module: AnsibleModule) -> None:
     result["failures"] += plan.failures
     result["cgroup_parents"] = plan.parent_names()
     result["interrupted"] = sorted(
-        {str(s.client_id) for s in running if s.client_id in stopping and s.state in RUNNING}
+        {
+            str(s.client_id)
+            for s in running
+            if s.state in RUNNING and s.client_id in (stopping if s.writes else stopping_all)
+        }
     )
-    result["pending"] = plan.pending
+    result["pending"] = sorted({*plan.pending, *plan.left})
     finish(module, result)
 
 
 def main() -> None:
     """Run the module."""
     module = AnsibleModule(
-        argument_spec={**CLIENTS_SPEC, **ENGINE_SPEC, **STATE_SPEC, "restore": {"type": "dict", "default": {}}},
+        argument_spec={
+            **CLIENTS_SPEC,
+            **ENGINE_SPEC,
+            **STATE_SPEC,
+            "shared": SHARED_OPTION,
+            "restore": {"type": "dict", "default": {}},
+            "settle": {"type": "bool", "default": True},
+        },
         supports_check_mode=True,
     )
     guarded(module, lambda: run(module))

@@ -21,6 +21,7 @@ extends_documentation_fragment:
   - agency_stack.multi_tenancy.attributes
   - agency_stack.multi_tenancy.platform
   - agency_stack.multi_tenancy.clients
+  - agency_stack.multi_tenancy.shared
   - agency_stack.multi_tenancy.engine
 attributes:
   check_mode:
@@ -122,17 +123,20 @@ from ansible.module_utils.basic import AnsibleModule
 from ansible_collections.agency_stack.multi_tenancy.plugins.module_utils._argspec import (
     CLIENTS_SPEC,
     ENGINE_SPEC,
+    SHARED_OPTION,
     layout_of,
 )
+from ansible_collections.agency_stack.multi_tenancy.plugins.module_utils._cgroup import cgroup_parents
+from ansible_collections.agency_stack.multi_tenancy.plugins.module_utils._client_edge import SERVICE
 from ansible_collections.agency_stack.multi_tenancy.plugins.module_utils._engine import connect_for
-from ansible_collections.agency_stack.multi_tenancy.plugins.module_utils._labels import LABEL_PLATFORM
+from ansible_collections.agency_stack.multi_tenancy.plugins.module_utils._labels import LABEL_PLATFORM, shared_id
 from ansible_collections.agency_stack.multi_tenancy.plugins.module_utils._runner import converge, finish, guarded
 from ansible_collections.agency_stack.multi_tenancy.plugins.module_utils._stack import plan_stacks, serving_backends
 from ansible_collections.agency_stack.multi_tenancy.plugins.module_utils._stack_apply import (
     StackApplier,
     list_containers,
 )
-from ansible_collections.agency_stack.multi_tenancy.plugins.module_utils._tenant import containers, network_name
+from ansible_collections.agency_stack.multi_tenancy.plugins.module_utils._tenant import containers, shared_container
 
 # Containers of different clients come up side by side; most of that time is the engine's.
 WORKERS = 4
@@ -145,25 +149,31 @@ def run(module: AnsibleModule) -> None:
     engine = connect_for(module, params["docker_host"])
     labels = {LABEL_PLATFORM: config["name_prefix"]}
     actual = list_containers(engine, labels) if engine else []
-    wanted = [spec for client in clients for spec in containers(client, config, layout)]
+    parents = cgroup_parents(clients, config, engine)
+    wanted = [
+        spec for client in clients for spec in containers(client, config, layout, parents.get(client["client_id"]))
+    ]
+    shared = params["shared"]
+    wanted += [shared_container(item, config, layout) for item in shared if item["state"] == "present"]
     plan = plan_stacks(
         wanted,
         actual,
-        [client["client_id"] for client in clients],
+        [*(client["client_id"] for client in clients), *(shared_id(item["service"]) for item in shared)],
         params["state"] == "restarted",
         params["force"],
         params["backends"],
     )
     # In check mode the whole plan is told, although a run does it in two steps.
     removals = plan.removals if params["superseded"] == "remove" or module.check_mode else []
+    # What visitors still have open to a client's own edge is closed before it could lead to nothing.
+    removals = sorted(removals, key=lambda change: getattr(change.payload, "service", None) != SERVICE)
     applier = StackApplier(engine, params["health_timeout"] or config["health_timeout"])
     result = converge(module, [*plan.starts, *removals], applier.apply, params["log_dir"], WORKERS)
     backends = plan.backends
     failed = {failure["client_id"] for failure in result["failures"]}
     if failed:
-        networks = {client["client_id"]: network_name(client, config) for client in clients}
         # What runs has changed since it was listed.
-        serving = serving_backends(list_containers(engine, labels), networks)
+        serving = serving_backends(list_containers(engine, labels), wanted)
         backends = {name: serving.get(name, {}) if name in failed else found for name, found in backends.items()}
     finish(module, result | {"backends": backends, "superseded": len(plan.removals) - len(removals)})
 
@@ -174,6 +184,7 @@ def main() -> None:
         argument_spec={
             **CLIENTS_SPEC,
             **ENGINE_SPEC,
+            "shared": SHARED_OPTION,
             "superseded": {"type": "str", "choices": ["keep", "remove"], "default": "remove"},
             "state": {"type": "str", "choices": ["present", "restarted"], "default": "present"},
             "force": {"type": "bool", "default": False},

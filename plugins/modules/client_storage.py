@@ -21,6 +21,7 @@ extends_documentation_fragment:
   - agency_stack.multi_tenancy.attributes
   - agency_stack.multi_tenancy.platform
   - agency_stack.multi_tenancy.clients
+  - agency_stack.multi_tenancy.shared
 attributes:
   check_mode:
     support: full
@@ -44,6 +45,13 @@ options:
         C(<root>/multi_tenancy/removed/), by client id. Its files are handed over to the client's present uid.
     type: dict
     default: {}
+  settle:
+    description:
+      - Whether a folder that a shared instance served is moved to its client, when the client has instances of its own.
+      - V(false) leaves it while the client's own instance reaches it through a link, so that the routes can be moved
+        first; RV(unsettled) names the clients for whom a second task with V(true) is due then.
+    type: bool
+    default: true
 """
 
 EXAMPLES = r"""
@@ -67,6 +75,12 @@ changes:
   type: list
   elements: dict
   sample: [{"action": "create", "kind": "directory", "name": "/opt/agency_stack/clients/acme", "client_id": "acme"}]
+unsettled:
+  description: Clients whose folders still lie with a shared instance that does not serve them any more.
+  returned: success
+  type: list
+  elements: str
+  sample: []
 failures:
   description: Clients for which something failed, with C(client_id) and C(msg); the others were done.
   returned: success
@@ -76,14 +90,18 @@ failures:
 """
 
 import os
+from dataclasses import dataclass
 from typing import Any
 
 from ansible.module_utils.basic import AnsibleModule
+from ansible_collections.agency_stack.multi_tenancy.plugins.module_utils import _client_edge
 from ansible_collections.agency_stack.multi_tenancy.plugins.module_utils._argspec import (
     CLIENTS_SPEC,
+    SHARED_OPTION,
     STATE_SPEC,
     layout_of,
 )
+from ansible_collections.agency_stack.multi_tenancy.plugins.module_utils._bridges import level_of
 from ansible_collections.agency_stack.multi_tenancy.plugins.module_utils._files import (
     atomic_write,
     ensure_directory,
@@ -95,6 +113,15 @@ from ansible_collections.agency_stack.multi_tenancy.plugins.module_utils._layout
 from ansible_collections.agency_stack.multi_tenancy.plugins.module_utils._names import check_client_id
 from ansible_collections.agency_stack.multi_tenancy.plugins.module_utils._plan import Change, TenancyError
 from ansible_collections.agency_stack.multi_tenancy.plugins.module_utils._runner import converge, finish, guarded
+from ansible_collections.agency_stack.multi_tenancy.plugins.module_utils._secrets import (
+    Secret,
+    plan_secrets,
+    read_secret,
+)
+from ansible_collections.agency_stack.multi_tenancy.plugins.module_utils._shared_folder import (
+    SharedFolder,
+    plan_shared_folders,
+)
 from ansible_collections.agency_stack.multi_tenancy.plugins.module_utils._storage import (
     Adopt,
     Directory,
@@ -110,10 +137,32 @@ from ansible_collections.agency_stack.multi_tenancy.plugins.module_utils._storag
     read_places,
 )
 from ansible_collections.agency_stack.multi_tenancy.plugins.module_utils._tenant import (
+    client_secrets,
     directories,
     effective_text,
+    shared_directories,
+    shared_folders,
     welcome_page,
 )
+
+
+@dataclass(frozen=True)
+class Text:
+    """A file of ours.
+
+    Args:
+        text: All of it.
+        uid: Its owner.
+        gid: Its group, which may read it.
+        make_parent: Whether the folder that it is in may have to be made.
+        staging_dir: As for atomic_write().
+    """
+
+    text: str
+    uid: int
+    gid: int
+    make_parent: bool = False
+    staging_dir: str | None = None
 
 
 def read_derived(path: str) -> str | None:
@@ -145,22 +194,75 @@ def plan_present(module: AnsibleModule, layout: Layout, failures: list[dict[str,
                 continue
         clients.append(client)
     restored = {change.client_id for change in changes}
-    wanted = [(c["client_id"], directory) for c in clients for directory in directories(c, config, layout)]
-    changes += plan_directories(wanted, {directory.path: read_directory(directory) for _id, directory in wanted})
-    unfinished = {change.name: change for change in changes if change.client_id not in restored}
+    shared, settle = module.params["shared"], module.params["settle"]
+    wanted: list[tuple[str | None, Directory]] = [(None, directory) for directory in shared_directories(shared, layout)]
+    folders: list[tuple[SharedFolder, bool]] = []
+    for client in clients:
+        own = shared_folders(client, config, layout, shared)
+        # What the shared instance still serves is left where it is until the routes lead to the client's own one.
+        waiting = {folder.own for folder in own if folder.waits()} if not settle else set()
+        folders += [
+            (folder, folder.own in waiting or (folder.settled() and client["client_id"] not in restored))
+            for folder in own
+        ]
+        wanted += [(client["client_id"], d) for d in directories(client, config, layout) if d.path not in waiting]
+        wanted += [(client["client_id"], folder.directory()) for folder in own if folder.to_shared]
+    planned = plan_directories(wanted, {directory.path: read_directory(directory) for _id, directory in wanted})
+    # A folder is moved when the directories above it are there, and gets its owner and mode afterwards.
+    moved = {path for folder, _settled in folders for path in (folder.own, folder.shared)}
+    changes += [change for change in planned if change.name not in moved]
+    changes += plan_shared_folders(folders)
+    changes += [change for change in planned if change.name in moved]
+    secrets = [secret for client in clients for secret in client_secrets(client, config, layout)]
+    changes += plan_secrets(secrets, {secret.path: read_secret(secret.path) for secret in secrets})
+    unfinished = {
+        change.name: change
+        for change in changes
+        if isinstance(change.payload, Directory) and change.client_id not in restored
+    }
     for client in clients:
         path = layout.client(client["client_id"], "multi_tenancy", "config.yaml")
         before, after = read_derived(path), effective_text(client, config, layout)
         if before != after:
             action = "create" if before is None else "update"
-            changes.append(Change(action, "client configuration", path, before, after, client["client_id"], after))
-        site = layout.client(client["client_id"], "data", "site")
-        if site in unfinished and not has_files(site):
-            # Before the folder gets its owner and mode, so that a run that was killed here is seen to be unfinished.
-            page = welcome_page(client)
-            name = os.path.join(site, "index.html")
-            change = Change("create", "welcome page", name, None, page, client["client_id"], (client, page))
-            changes.insert(changes.index(unfinished[site]), change)
+            payload = Text(after, 0, 0)
+            changes.append(Change(action, "client configuration", path, before, after, client["client_id"], payload))
+        changes += plan_own_edge(client, config, layout, settle)
+        own = layout.client(client["client_id"], "data", "site")
+        for site in (own, layout.base("shared", "site", client["client_id"])):
+            if site in unfinished and not has_files(site) and not has_files(own):
+                # Before the folder gets its owner, so that a run that was killed here is seen to be unfinished.
+                page, folder = welcome_page(client), unfinished[site].payload
+                name, text = os.path.join(site, "index.html"), Text(page, folder.uid, folder.gid, make_parent=True)
+                change = Change("create", "welcome page", name, None, page, client["client_id"], text)
+                changes.insert(changes.index(unfinished[site]), change)
+    return changes
+
+
+def own_edge_home(client: dict[str, Any], layout: Layout) -> str:
+    """The folder that a client's own Traefik reads."""
+    return layout.client(client["client_id"], _client_edge.SERVICE)
+
+
+def plan_own_edge(client: dict[str, Any], config: dict[str, Any], layout: Layout, settle: bool) -> list[Change]:
+    """What a client's own Traefik reads when it starts, and nothing of it for a client that has none."""
+    client_id = client["client_id"]
+    home = own_edge_home(client, layout)
+    if not level_of(client).own_edge:
+        erased = Change("delete", "own edge", home, {"path": home}, None, client_id, Erase(home))
+        return [erased] if settle and os.path.lexists(home) else []
+    changes: list[Change] = []
+    for name, after, staging in (
+        ("traefik.yml", _client_edge.static_config(client, config), None),
+        # A temporary file in the folder that Traefik watches would delay what it reads.
+        ("dynamic/platform.yml", _client_edge.platform_config(client, config), home),
+    ):
+        path = os.path.join(home, name)
+        before = read_derived(path)
+        if before != after:
+            action: Any = "create" if before is None else "update"
+            payload = Text(after, 0, client["gid"], staging_dir=staging)
+            changes.append(Change(action, "own edge", path, before, after, client_id, payload))
     return changes
 
 
@@ -168,14 +270,13 @@ def apply_change(change: Change) -> None:
     """Do one change."""
     if isinstance(change.payload, Directory):
         apply_directory(change.payload)
-    elif isinstance(change.payload, (Move, Erase, Adopt)):
+    elif isinstance(change.payload, (Move, Erase, Adopt, SharedFolder, Secret)):
         change.payload.apply()
-    elif isinstance(change.payload, str):
-        atomic_write(change.name, change.payload.encode(), mode=0o640)
     else:
-        owner, page = change.payload
-        ensure_directory(os.path.dirname(change.name), 0o700)
-        atomic_write(change.name, page.encode(), mode=0o640, uid=owner["uid"], gid=owner["gid"])
+        text: Text = change.payload
+        if text.make_parent:
+            ensure_directory(os.path.dirname(change.name), 0o700)
+        atomic_write(change.name, text.text.encode(), 0o640, text.uid, text.gid, staging_dir=text.staging_dir)
 
 
 def run(module: AnsibleModule) -> None:
@@ -188,18 +289,40 @@ def run(module: AnsibleModule) -> None:
         check_client_id(client.get("client_id"))
     if params["state"] == "absent":
         actual = read_places(path for client in params["clients"] for path in places(client, layout))
-        changes = plan_removal(params["clients"], actual, layout)
+        folders = [
+            folder
+            for client in params["clients"]
+            for folder in shared_folders(client, params["config"], layout, params["shared"])
+        ]
+        # What lies with a shared instance goes with the rest of the client's folder.
+        changes = plan_shared_folders((folder, folder.settled()) for folder in folders)
+        changes += plan_removal(params["clients"], actual, layout)
     else:
         changes = plan_present(module, layout, failures)
     result = converge(module, changes, apply_change, params["log_dir"])
     result["failures"] += failures
-    finish(module, result)
+    unsettled = {
+        client["client_id"]
+        for client in params["clients"]
+        if (
+            # A key lies in there, which no other edge than the client's own may have.
+            (not level_of(client).own_edge and os.path.lexists(own_edge_home(client, layout)))
+            or any(folder.waits() for folder in shared_folders(client, params["config"], layout, params["shared"]))
+        )
+    }
+    finish(module, result | {"unsettled": sorted(unsettled)})
 
 
 def main() -> None:
     """Run the module."""
     module = AnsibleModule(
-        argument_spec={**CLIENTS_SPEC, **STATE_SPEC, "restore": {"type": "dict", "default": {}}},
+        argument_spec={
+            **CLIENTS_SPEC,
+            **STATE_SPEC,
+            "restore": {"type": "dict", "default": {}},
+            "shared": SHARED_OPTION,
+            "settle": {"type": "bool", "default": True},
+        },
         supports_check_mode=True,
     )
     guarded(module, lambda: run(module))

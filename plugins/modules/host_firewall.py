@@ -229,6 +229,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from ansible.module_utils.basic import AnsibleModule
+from ansible_collections.agency_stack.multi_tenancy.plugins.module_utils._bridges import firewall_networks
 from ansible_collections.agency_stack.multi_tenancy.plugins.module_utils._files import locked
 from ansible_collections.agency_stack.multi_tenancy.plugins.module_utils._firewall import (
     State,
@@ -248,7 +249,6 @@ from ansible_collections.agency_stack.multi_tenancy.plugins.module_utils._nft im
 from ansible_collections.agency_stack.multi_tenancy.plugins.module_utils._plan import TenancyError
 from ansible_collections.agency_stack.multi_tenancy.plugins.module_utils._registry_store import load
 from ansible_collections.agency_stack.multi_tenancy.plugins.module_utils._runner import converge, finish, guarded
-from ansible_collections.agency_stack.multi_tenancy.plugins.module_utils._tenant import firewall_networks
 
 
 def run(module: AnsibleModule) -> None:
@@ -259,7 +259,7 @@ def run(module: AnsibleModule) -> None:
         keep(module, params["networks"])
         return
     with locked(registry + ".lock", params["lock_timeout"]):
-        keep(module, firewall_networks(load(registry)["clients"], params["config"]))
+        keep(module, firewall_networks(load(registry), params["config"]))
 
 
 def keep(module: AnsibleModule, networks: Sequence[Mapping[str, Any]]) -> None:

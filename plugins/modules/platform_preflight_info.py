@@ -31,8 +31,9 @@ options:
   request:
     description:
       - What an operator typed, as make and the scripts hand it over, each a text. It is added to O(clients) and O(set).
-      - C(client_id) with C(domain), C(aliases), C(isolation_level), C(services), C(protected), C(state), C(purge) and
-        C(restore_data) add or change one client; of C(aliases) a comma alone takes all away.
+      - C(client_id) with C(domain), C(aliases), C(isolation_level), C(services), C(protected), C(state), C(purge),
+        C(restore_data), C(egress), C(egress_allow), C(rate_limit), C(memory), C(cpus), C(pids) and C(disk) add or
+        change one client; of C(aliases) and C(egress_allow) a comma alone takes all away.
       - C(clients) names clients, separated by commas, that are added with the defaults.
       - C(default_client_id), C(root_domain) and, without a C(client_id), C(isolation_level) are settings to write.
     type: dict
@@ -64,6 +65,27 @@ options:
         type: str
       restore_data:
         description: The kept folder that it gets back, V(latest) or a name below C(removed/).
+        type: str
+      egress:
+        description: V(allow) or V(deny).
+        type: str
+      egress_allow:
+        description: What stays open with V(deny), separated by commas.
+        type: str
+      rate_limit:
+        description: Requests per second that the edge lets through, and at once, such as V(50:100).
+        type: str
+      memory:
+        description: Of a hard client's containers together.
+        type: str
+      cpus:
+        description: Of a hard client's containers together.
+        type: str
+      pids:
+        description: Processes of a hard client's containers together.
+        type: str
+      disk:
+        description: Size of a hard client's volume.
         type: str
       clients:
         description: Ids of clients to add, separated by commas.
@@ -122,6 +144,10 @@ EXAMPLES = r"""
 """
 
 RETURN = r"""
+dedicated:
+  description: Whether any client is, or was before this run, V(hard).
+  returned: success
+  type: bool
 config:
   description: The effective settings.
   returned: success
@@ -165,6 +191,12 @@ clients:
   type: list
   elements: dict
   sample: []
+shared:
+  description: What the services were given that soft clients share, as they will be.
+  returned: success
+  type: list
+  elements: dict
+  sample: []
 networks:
   description: The networks of clients as they will be, in the form that
     M(agency_stack.multi_tenancy.host_firewall) takes.
@@ -182,6 +214,9 @@ clients_differ:
   type: bool
 """
 
+from collections.abc import Mapping, Sequence
+from typing import Any
+
 from ansible.module_utils.basic import AnsibleModule
 from ansible_collections.agency_stack.multi_tenancy.plugins.module_utils._argspec import (
     EDIT_OPTION,
@@ -189,17 +224,44 @@ from ansible_collections.agency_stack.multi_tenancy.plugins.module_utils._argspe
     PLATFORM_SPEC,
     layout_of,
 )
+from ansible_collections.agency_stack.multi_tenancy.plugins.module_utils._bridges import firewall_networks, level_of
+from ansible_collections.agency_stack.multi_tenancy.plugins.module_utils._files import names_in
 from ansible_collections.agency_stack.multi_tenancy.plugins.module_utils._plan import InvalidInput
 from ansible_collections.agency_stack.multi_tenancy.plugins.module_utils._preflight import read_host
 from ansible_collections.agency_stack.multi_tenancy.plugins.module_utils._registry import (
     plan_registry,
     select_clients,
+    shared_allocations,
 )
 from ansible_collections.agency_stack.multi_tenancy.plugins.module_utils._registry_store import load_for_edit
 from ansible_collections.agency_stack.multi_tenancy.plugins.module_utils._request import REQUEST_SPEC, read_request
+from ansible_collections.agency_stack.multi_tenancy.plugins.module_utils._resources import (
+    admission_faults,
+    capacity_of,
+    wanted_resources,
+)
+from ansible_collections.agency_stack.multi_tenancy.plugins.module_utils._resources import (
+    read_host as read_size,
+)
 from ansible_collections.agency_stack.multi_tenancy.plugins.module_utils._runner import guarded
 from ansible_collections.agency_stack.multi_tenancy.plugins.module_utils._settings import parse, plan_settings
-from ansible_collections.agency_stack.multi_tenancy.plugins.module_utils._tenant import firewall_networks
+
+
+def dedicated(clients: Sequence[Mapping[str, Any]]) -> list[Mapping[str, Any]]:
+    """Those clients for whom resources are reserved."""
+    return [client for client in clients if client["state"] != "absent" and level_of(client).dedicated]
+
+
+def faults_of_admission(
+    before: Sequence[Mapping[str, Any]], after: Sequence[Mapping[str, Any]], config: Mapping[str, Any], volumes: str
+) -> list[str]:
+    """Which clients ask for more than the host has left; those that ask for no more than before are not judged."""
+    wanted = {client["client_id"]: wanted_resources(client, config) for client in dedicated(after)}
+    held = {client["client_id"]: wanted_resources(client, config) for client in dedicated(before)}
+    touched = [client_id for client_id, resources in wanted.items() if held.get(client_id) != resources]
+    if not touched:
+        return []
+    return admission_faults(wanted, capacity_of(read_size(volumes), config["capacity"]), touched, held)
 
 
 def run(module: AnsibleModule) -> None:
@@ -226,6 +288,8 @@ def run(module: AnsibleModule) -> None:
         document, client_changes = plan_registry(present, edit, config, occupied)
     except InvalidInput as exc:
         raise InvalidInput([*faults, *exc.faults]) from exc
+    volumes = layout.base("volumes")
+    faults += faults_of_admission(present["clients"], document["clients"], config, volumes)
     if faults:
         raise InvalidInput(faults)
     module.exit_json(
@@ -238,7 +302,9 @@ def run(module: AnsibleModule) -> None:
         restore=request.restore,
         custom=custom,
         clients=document["clients"],
-        networks=firewall_networks(document["clients"], config),
+        shared=shared_allocations(document),
+        networks=firewall_networks(document, config),
+        dedicated=bool(dedicated(document["clients"])) or bool(names_in(volumes)),
         settings_differ=bool(settings_changes),
         clients_differ=bool(upgrade or client_changes),
     )

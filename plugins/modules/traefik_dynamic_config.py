@@ -19,6 +19,7 @@ extends_documentation_fragment:
   - agency_stack.multi_tenancy.attributes
   - agency_stack.multi_tenancy.platform
   - agency_stack.multi_tenancy.clients
+  - agency_stack.multi_tenancy.shared
 attributes:
   check_mode:
     support: partial
@@ -83,13 +84,20 @@ failures:
   sample: []
 """
 
+import contextlib
 import os
 import time
 from collections.abc import Mapping
+from dataclasses import dataclass
 from typing import Any
 
 from ansible.module_utils.basic import AnsibleModule, missing_required_lib
-from ansible_collections.agency_stack.multi_tenancy.plugins.module_utils._argspec import CLIENTS_SPEC, layout_of
+from ansible_collections.agency_stack.multi_tenancy.plugins.module_utils import _client_edge
+from ansible_collections.agency_stack.multi_tenancy.plugins.module_utils._argspec import (
+    CLIENTS_SPEC,
+    SHARED_OPTION,
+    layout_of,
+)
 from ansible_collections.agency_stack.multi_tenancy.plugins.module_utils._certificates import (
     HAS_CRYPTOGRAPHY,
     Pair,
@@ -102,10 +110,15 @@ from ansible_collections.agency_stack.multi_tenancy.plugins.module_utils._files 
     read_text,
     sync_directory,
 )
+from ansible_collections.agency_stack.multi_tenancy.plugins.module_utils._labels import shared_id
 from ansible_collections.agency_stack.multi_tenancy.plugins.module_utils._layout import Layout
 from ansible_collections.agency_stack.multi_tenancy.plugins.module_utils._plan import Change, TenancyError
 from ansible_collections.agency_stack.multi_tenancy.plugins.module_utils._runner import converge, finish, guarded
-from ansible_collections.agency_stack.multi_tenancy.plugins.module_utils._tenant import routes
+from ansible_collections.agency_stack.multi_tenancy.plugins.module_utils._tenant import (
+    level_of,
+    rate_limit,
+    routes,
+)
 from ansible_collections.agency_stack.multi_tenancy.plugins.module_utils._traefik import (
     ClientRoutes,
     Route,
@@ -115,9 +128,18 @@ from ansible_collections.agency_stack.multi_tenancy.plugins.module_utils._traefi
 )
 from ansible_collections.agency_stack.multi_tenancy.plugins.module_utils._traefik_api import by_name, served_fingerprint
 
+# The kind of change to the file of a client's own Traefik.
+OWN_ROUTE = "own route"
+# Seconds from the greeting of a connection until its first request, at most.
+DRAIN = 1.0
+
 
 def client_routes(
-    client: dict[str, Any], config: dict[str, Any], layout: Layout, backends: Mapping[str, str | None]
+    client: dict[str, Any],
+    config: dict[str, Any],
+    layout: Layout,
+    backends: Mapping[str, str | None],
+    subnets: Mapping[str, str],
 ) -> ClientRoutes:
     """What the edge must hold for a client: the services whose address is known, and its certificate, if there is one.
 
@@ -136,24 +158,52 @@ def client_routes(
                 "its route was left as it is: run make multi_tenancy to issue them anew."
             )
         fingerprint = read_certificate(certificate).fingerprint
+    rate_average, rate_burst = rate_limit(client, config)
     result = ClientRoutes(
         client_id=client_id,
         subnet=client["subnet"],
         routes=[
-            Route(client_id, r["service"], r["hostnames"], backends[r["service"]], r["port"])
+            Route(client_id, r["service"], r["hostnames"], backends[r["service"]], r["port"], subnets.get(r["service"]))
             for r in routes(client, config)
             if r["service"] in backends
         ],
         certificate=certificate,
         key=key,
         fingerprint=fingerprint,
+        rate_average=rate_average,
+        rate_burst=rate_burst,
     )
     check_routes(result)
     return result
 
 
+@dataclass
+class Wanted:
+    """What edges must hold for one client.
+
+    Args:
+        shared: What the shared edge holds.
+        own: What the client's own Traefik holds, of a client that has one.
+        gid: The client's group, which its own Traefik reads by.
+    """
+
+    shared: ClientRoutes
+    own: ClientRoutes | None = None
+    gid: int = 0
+
+    @property
+    def client_id(self) -> str:
+        """Whose it is."""
+        return self.shared.client_id
+
+    @property
+    def own_host(self) -> str:
+        """Where the client's own Traefik is reached."""
+        return self.shared.routes[0].address or ""
+
+
 class Applier:
-    """Writes the files and asks the edge whether it serves them.
+    """Writes the files and asks the edges whether they serve them.
 
     Args:
         layout: Where the files lie.
@@ -165,55 +215,120 @@ class Applier:
         self.layout = layout
         self.ports = config["edge"]
         self.timeout = timeout
-        self.written: list[ClientRoutes] = []
+        self.wanted: dict[str, Wanted] = {}
+        self.written: set[str] = set()
 
-    def path(self, client_id: str) -> str:
+    def path(self, kind: str, client_id: str) -> str:
         """The file of one client."""
+        if kind == OWN_ROUTE:
+            return self.layout.client(client_id, _client_edge.SERVICE, "dynamic", "routes.yml")
         return self.layout.base("traefik", "dynamic", f"{client_id}.yml")
+
+    def read(self, kind: str, client_id: str) -> dict[str, str]:
+        """The text of one client's file by its id; nothing when there is none."""
+        try:
+            text = read_text(self.path(kind, client_id))
+        except TenancyError:
+            # Not even text: it is written anew.
+            text = ""
+        return {} if text is None else {client_id: text}
 
     def apply(self, change: Change) -> None:
         """Write or remove one client's file."""
+        path = self.path(change.kind, change.name)
         if change.action == "delete":
-            os.unlink(self.path(change.name))
-            sync_directory(self.layout.base("traefik", "dynamic"))
+            os.unlink(path)
+            sync_directory(os.path.dirname(path))
             return
-        client, text = change.payload
-        staging = self.layout.base("traefik", "staging")
-        atomic_write(self.path(client.client_id), text.encode(), 0o640, 0, EDGE_ID, staging_dir=staging)
-        self.written.append(client)
+        dummy, text = change.payload
+        wanted = self.wanted[change.name]
+        if change.kind != OWN_ROUTE and wanted.own is not None:
+            # Visitors are led there only when they will be served.
+            self.await_own(wanted)
+            self.lead_over(wanted, path, text)
+        gid = wanted.gid if change.kind == OWN_ROUTE else EDGE_ID
+        atomic_write(path, text.encode(), 0o640, 0, gid, staging_dir=self.layout.base("traefik", "staging"))
+        self.written.add(change.name)
 
-    def confirm(self, wanted: list[ClientRoutes]) -> list[dict[str, Any]]:
-        """Wait until the edge serves every client as intended; the failures of those that it does not.
+    def lead_over(self, wanted: Wanted, path: str, text: str) -> None:
+        """Let the shared edge pass connections through before it stops to answer on those that it opened itself."""
+        between = _client_edge.transition(self.read("route", wanted.client_id).get(wanted.client_id, ""), text)
+        if between is None or not self.timeout:
+            return
+        atomic_write(path, between.encode(), 0o640, 0, EDGE_ID, staging_dir=self.layout.base("traefik", "staging"))
+        name = f"{wanted.shared.routes[0].name}@file"
+        deadline = time.monotonic() + self.timeout
+        while time.monotonic() < deadline:
+            with contextlib.suppress(TenancyError):
+                if name in by_name(self.ports["api_port"], "tcp/routers"):
+                    # Nothing tells when the last connection from before was asked on.
+                    time.sleep(DRAIN)
+                    return
+            time.sleep(0.05)
 
-        The API is asked once for all, a TLS handshake is made for the clients that changed.
+    def own_faults(self, wanted: Wanted) -> list[str]:
+        """How a client's own Traefik differs from what it must hold; a client without one has none."""
+        if wanted.own is None:
+            return []
+        try:
+            routers, services = (
+                by_name(_client_edge.API_PORT, kind, wanted.own_host) for kind in ("http/routers", "http/services")
+            )
+        except TenancyError as exc:
+            return [str(exc)]
+        return faults_of_live(wanted.own, routers, services)
+
+    def await_own(self, wanted: Wanted) -> None:
+        """Wait until a client's own Traefik serves its routes.
+
+        Raises:
+            TenancyError: It does not within the time.
+        """
+        deadline = time.monotonic() + self.timeout
+        while self.timeout and (faults := self.own_faults(wanted)):
+            if time.monotonic() >= deadline:
+                raise TenancyError(
+                    f"its own Traefik does not serve its routes after {self.timeout} s: {'; '.join(faults)}."
+                )
+            time.sleep(0.05)
+
+    def confirm(self, waiting: list[Wanted]) -> list[dict[str, Any]]:
+        """Wait until the edges serve every client as intended; the failures of those that they do not.
+
+        The shared edge's API is asked once for all, a TLS handshake is made for the clients that changed.
         """
         open_faults: dict[str, list[str]] = {}
-        changed = {client.client_id for client in self.written}
-        waiting = list(wanted)
         deadline = time.monotonic() + self.timeout
         while waiting and self.timeout:
             try:
-                routers, services = (by_name(self.ports["api_port"], kind) for kind in ("routers", "services"))
-                for client in waiting:
-                    faults = faults_of_live(client, routers, services)
-                    if not faults and client.client_id in changed:
-                        faults = self._tls_faults(client)
-                    open_faults[client.client_id] = faults
+                has_own = any(wanted.own is not None for wanted in waiting)
+                kinds = ("http/routers", "http/services", *(("tcp/routers", "tcp/services") if has_own else ()))
+                live = {kind: by_name(self.ports["api_port"], kind) for kind in kinds}
+                open_faults |= {wanted.client_id: self._faults(wanted, live) for wanted in waiting}
             except TenancyError as exc:
-                open_faults = {client.client_id: [str(exc)] for client in waiting}
-            waiting = [client for client in waiting if open_faults[client.client_id]]
+                open_faults = {wanted.client_id: [str(exc)] for wanted in waiting}
+            waiting = [wanted for wanted in waiting if open_faults[wanted.client_id]]
             if time.monotonic() >= deadline:
                 break
             time.sleep(0.05 if waiting else 0)
         return [
             {
-                "client_id": client.client_id,
-                "msg": f"Client {client.client_id}: the edge does not serve its routes after {self.timeout} s: "
-                f"{'; '.join(open_faults[client.client_id])}.",
+                "client_id": wanted.client_id,
+                "msg": f"Client {wanted.client_id}: the edge does not serve its routes after {self.timeout} s: "
+                f"{'; '.join(open_faults[wanted.client_id])}.",
             }
-            for client in waiting
+            for wanted in waiting
             if self.timeout
         ]
+
+    def _faults(self, wanted: Wanted, live: Mapping[str, Mapping[str, Mapping[str, Any]]]) -> list[str]:
+        if wanted.own is None:
+            faults = faults_of_live(wanted.shared, live["http/routers"], live["http/services"])
+        else:
+            faults = self.own_faults(wanted) + _client_edge.faults_of_passthrough(
+                wanted.shared, live["tcp/routers"], live["tcp/services"], live["http/routers"]
+            )
+        return faults or (self._tls_faults(wanted.shared) if wanted.client_id in self.written else [])
 
     def _tls_faults(self, client: ClientRoutes) -> list[str]:
         """How the served certificate differs, asked once for each client by its first plain host name."""
@@ -229,42 +344,75 @@ class Applier:
         return [] if served == client.fingerprint else [f"{name} is served with another certificate"]
 
 
+def wanted_routes(
+    client: dict[str, Any], config: dict[str, Any], layout: Layout, params: Mapping[str, Any]
+) -> Wanted | None:
+    """What the edges must hold for a client; None while nothing of it can be reached.
+
+    Raises:
+        TenancyError: As of client_routes().
+    """
+    client_id, level = client["client_id"], level_of(client)
+    services = {route["service"] for route in routes(client, config)}
+    given: dict[str, str] = params["backends"].get(client_id) or {}
+    backends: dict[str, str | None] = dict(given)
+    subnets: dict[str, str] = {}
+    if not level.own_instances:
+        subnets = {item["service"]: item["subnet"] for item in params["shared"]}
+        found = {name: params["backends"].get(shared_id(name), {}).get(name) for name in services & subnets.keys()}
+        backends = {name: address for name, address in found.items() if address is not None}
+    if client["state"] == "suspended":
+        backends = dict.fromkeys(services)
+    if not services & backends.keys():
+        return None
+    if not level.own_edge:
+        return Wanted(client_routes(client, config, layout, backends, subnets))
+    address = given.get(_client_edge.SERVICE)
+    if address is None:
+        return None
+    own = client_routes(client | {"subnet": client["internal_subnet"]}, config, layout, backends, subnets)
+    front = _client_edge.front_routes(client, config, address, own.fingerprint)
+    check_routes(front)
+    return Wanted(front, own, client["gid"])
+
+
 def run(module: AnsibleModule) -> None:
-    """Plan, apply, and confirm what the edge serves."""
+    """Plan, apply, and confirm what the edges serve."""
     params = module.params
     layout, config = layout_of(params), params["config"]
     applier = Applier(layout, config, params["confirm_timeout"])
-    wanted = []
-    actual = {}
+    actual: dict[str, str] = {}
+    own_actual: dict[str, str] = {}
     gone = []
     refused = []
     for client in params["clients"]:
         client_id = client["client_id"]
-        try:
-            text = read_text(applier.path(client_id))
-        except TenancyError:
-            # Not even text: it is written anew.
-            text = ""
-        if text is not None:
-            actual[client_id] = text
-        services = {route["service"] for route in routes(client, config)}
-        backends = params["backends"].get(client_id) or {}
-        if client["state"] == "suspended":
-            backends = dict.fromkeys(services)
-        if not services:
+        actual |= applier.read("route", client_id)
+        own_actual |= applier.read(OWN_ROUTE, client_id)
+        if not routes(client, config):
             # A file without routers is an error to Traefik, for which it would refuse those of all clients.
             gone.append(client_id)
-        elif services & backends.keys():
-            try:
-                wanted.append(client_routes(client, config, layout, backends))
-            except TenancyError as exc:
-                refused.append({"client_id": client_id, "msg": f"Client {client_id}: {exc}"})
-    changes = plan_routes(wanted, actual, gone, params["force"])
+            continue
+        try:
+            wanted = wanted_routes(client, config, layout, params)
+        except TenancyError as exc:
+            refused.append({"client_id": client_id, "msg": f"Client {client_id}: {exc}"})
+            continue
+        if wanted is not None:
+            applier.wanted[client_id] = wanted
+    force, wants = params["force"], applier.wanted.values()
+    owners = [wanted.own for wanted in wants if wanted.own is not None]
+    passed = [wanted.shared for wanted in wants if wanted.own is not None]
+    changes = [
+        *plan_routes(owners, own_actual, (), force, OWN_ROUTE),
+        *plan_routes([wanted.shared for wanted in wants if wanted.own is None], actual, gone, force),
+        *plan_routes(passed, actual, (), force, "route", _client_edge.passthrough),
+    ]
     result = converge(module, changes, applier.apply, params["log_dir"])
     result["failures"] += refused
     if not module.check_mode:
         unwritten = {failure["client_id"] for failure in result["failures"]}
-        result["failures"] += applier.confirm([client for client in wanted if client.client_id not in unwritten])
+        result["failures"] += applier.confirm([wanted for wanted in wants if wanted.client_id not in unwritten])
     port = config["edge"]["https_port"]
     suffix = "" if port == 443 else f":{port}"
     # Of a wildcard, some name below it.
@@ -278,6 +426,7 @@ def main() -> None:
     module = AnsibleModule(
         argument_spec={
             **CLIENTS_SPEC,
+            "shared": SHARED_OPTION,
             "backends": {"type": "dict", "required": True},
             "force": {"type": "bool", "default": False},
             "confirm_timeout": {"type": "int", "default": 15},

@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import http.client
 import json
@@ -20,6 +21,14 @@ from typing import Any
 
 import pytest
 import yaml
+from ansible_collections.agency_stack.multi_tenancy.plugins.module_utils._boot import BootHost, BootState, plan_boot
+from ansible_collections.agency_stack.multi_tenancy.plugins.module_utils._cgroup import parents_of
+from ansible_collections.agency_stack.multi_tenancy.plugins.module_utils._layout import Layout
+from ansible_collections.agency_stack.multi_tenancy.plugins.module_utils._volume import read_mounts
+from ansible_collections.agency_stack.multi_tenancy.plugins.module_utils._volume_apply import (
+    read_loops,
+    set_immutable,
+)
 
 CHECKOUT = Path(__file__).resolve().parents[2]
 # What tools/test_machine.sh removes at the end; other checkouts may use the same engine.
@@ -106,14 +115,51 @@ class Platform:
         """The folder that a client's site serves."""
         return self.root / "clients" / client_id / "data" / "site"
 
+    def mount_points(self) -> list[str]:
+        """Where file systems are mounted below the root, the innermost first."""
+        mounts = read_mounts(Path("/proc/self/mountinfo").read_text(encoding="utf-8"))
+        return sorted((mount.point for mount in mounts if Path(mount.point).is_relative_to(self.root)), reverse=True)
+
+    def loops(self) -> dict[str, str]:
+        """The loop device of each file below the root that has one."""
+        return {file: device for file, device in read_loops().items() if Path(file).is_relative_to(self.root)}
+
+    def cgroups(self) -> list[Path]:
+        """The cgroups of hard clients, of every hierarchy, by the one name that is no link."""
+        tops = [Path("/sys/fs/cgroup"), *Path("/sys/fs/cgroup").iterdir()]
+        groups = [top / "agency_stack" for top in tops if not top.is_symlink()]
+        return sorted(path for group in groups for path in group.glob(f"{self.prefix}-*") if path.is_dir())
+
+    def release_resources(self) -> None:
+        """Take away what hard clients have outside the engine, as much of it as there is."""
+        for point in self.mount_points():
+            subprocess.run(["umount", point], check=True)
+        for device in self.loops().values():
+            # What is unmounted may let its device go at any moment.
+            subprocess.run(["losetup", "--detach", device], capture_output=True, check=False)
+        for folder in self.root.glob("clients/*/data"):
+            set_immutable(str(folder), False)
+        shutil.rmtree(self.root / "multi_tenancy" / "volumes", ignore_errors=True)
+        for group in self.cgroups():
+            for below in sorted(group.glob("**/"), reverse=True):
+                below.rmdir()
+            with contextlib.suppress(OSError):
+                group.parent.rmdir()
+        boot = BootHost(Layout(str(self.root)), self.prefix, parents_of({"name_prefix": self.prefix}))
+        for change in plan_boot(BootState(), boot.state(), boot.names):
+            boot.apply(change)
+
     def remove(self) -> None:
-        """Take everything of this platform away."""
+        """Take everything of this platform away, also what a killed test has left of it."""
         label = f"label=agency_stack.platform={self.prefix}"
         for kind, listing in (("container", ["ps", "-aq"]), ("network", ["network", "ls", "-q"])):
             ids = docker(*listing, "--filter", label).split()
             if ids:
                 docker(kind, "rm", *(["-f"] if kind == "container" else []), *ids)
-        if (self.root / "multi_tenancy").is_dir():
+        self.release_resources()
+        table = subprocess.run(["nft", "list", "table", "inet", self.table], capture_output=True, check=False)
+        if (self.root / "multi_tenancy").is_dir() or table.returncode == 0:
+            (self.root / "multi_tenancy").mkdir(parents=True, exist_ok=True)
             options = {"table": self.table, "bridge_prefix": f"{self.prefix}-", "state": "absent"}
             options["path"] = str(self.root / "multi_tenancy" / "firewall.nft")
             module = ["-m", "agency_stack.multi_tenancy.host_firewall", "-a", json.dumps(options)]

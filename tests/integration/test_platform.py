@@ -158,10 +158,12 @@ def test_flushed_firewall_opens_the_host_is_told_and_is_mended(platform: Platfor
             id="all faults at once",
         ),
         pytest.param(
-            {"client_id": "two", "isolation_level": "hard"}, ["isolation_level 'hard' is not available"], id="hard"
+            {"client_id": "two", "isolation_level": "none"}, ["isolation_level 'none' is not allowed"], id="level"
         ),
         pytest.param(
-            {"client_id": "two", "isolation_level": "soft"}, ["isolation_level 'soft' is not available"], id="soft"
+            {"client_id": "two", "isolation_level": "hard", "memory": "900g"},
+            ["Client 'two' asks for 900.0 GiB of memory"],
+            id="more than the host has",
         ),
         pytest.param({"client_id": "two", "domain": "ONE.example.com"}, ["belongs to client 'one'"], id="owned"),
         pytest.param({"domain": "two.example.com"}, ["needs client_id"], id="domain alone"),

@@ -34,6 +34,7 @@ from ansible_collections.agency_stack.multi_tenancy.plugins.module_utils._config
 from ansible_collections.agency_stack.multi_tenancy.plugins.module_utils._layout import Layout
 from ansible_collections.agency_stack.multi_tenancy.plugins.module_utils._plan import TenancyError
 from ansible_collections.agency_stack.multi_tenancy.plugins.module_utils._resources import MIB
+from ansible_collections.agency_stack.multi_tenancy.plugins.module_utils._shared_folder import SharedFolder
 from ansible_collections.agency_stack.multi_tenancy.plugins.module_utils._volume import (
     Fate,
     Volume,
@@ -424,7 +425,7 @@ class Disk:
     def __init__(self, host: Host, client_id: str = "acme") -> None:
         self.host = host
         self.client = client(client_id)
-        self.volumes = VolumeHost(Layout(str(host.root)), lambda _client_id: contextlib.nullcontext())
+        self.volumes = VolumeHost(Layout(str(host.root)), lambda client_id, writers=False: contextlib.nullcontext())
         self.volume = Volume(client_id, self.client["uid"], "itr-1", 16 * MIB)
 
     def converge(self, size: int | None, fate: Fate | None = None) -> bool:
@@ -511,6 +512,33 @@ def test_killed_at_every_moment_while_data_moves_in(host: Host) -> None:
 
     kills = until_not_killed(disk, 16 * MIB, lambda: disk.converge(None) and None, check)
     assert kills > 25
+
+
+def test_killed_at_every_moment_while_shared_data_moves_in(host: Host) -> None:
+    disk = Disk(host)
+    host.fill(disk.client)
+    own, shared = host.data("acme", "site"), host.root / "multi_tenancy" / "shared" / "site" / "acme"
+    shared.parent.mkdir(parents=True)
+    uid = disk.client["uid"]
+    folder = SharedFolder("acme", str(own), str(shared), True, uid, uid, 1900000099)
+    lent = replace(folder, to_shared=False)
+    folder.apply()
+    lent.apply()
+    before = tree(own)
+
+    def prepare() -> None:
+        disk.volume = replace(disk.volume, shared=())
+        disk.converge(None)
+        folder.apply()
+        disk.volume = replace(disk.volume, shared=(lent,))
+
+    def check() -> None:
+        assert host.is_mounted("acme")
+        assert tree(own) == before
+        assert not shared.exists()
+        assert disk.names() == [".mnt", "acme.img", "data"]
+
+    assert until_not_killed(disk, 16 * MIB, prepare, check) > 30
 
 
 def test_killed_at_every_moment_while_data_moves_out(host: Host) -> None:

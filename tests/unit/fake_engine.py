@@ -59,7 +59,12 @@ class FakeEngine(docker.APIClient):
 
     def info(self) -> dict[str, Any]:
         self._called("info")
-        return {"ServerVersion": "20.10.24", "Labels": ["agency_stack.managed=true"]}
+        return {
+            "ServerVersion": "20.10.24",
+            "Labels": ["agency_stack.managed=true"],
+            "CgroupDriver": "cgroupfs",
+            "CgroupVersion": "1",
+        }
 
     def images(self) -> list[dict[str, Any]]:
         self._called("images")

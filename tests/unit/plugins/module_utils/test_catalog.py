@@ -12,11 +12,13 @@ import pytest
 from ansible_collections.agency_stack.multi_tenancy.plugins.module_utils._catalog import (
     ALLOWED_CAPABILITIES,
     SERVICE_SPEC,
+    in_order,
     merge,
     normalise_services,
     parse_duration,
     parse_size,
     parse_volume,
+    shared_service,
 )
 from hypothesis import example, given
 from hypothesis import strategies as st
@@ -88,6 +90,35 @@ FAULTS: dict[str, tuple[dict[str, Any], str]] = {
     "NUL in a variable": ({"image": "a", "environment": {"A": "x\0y"}}, "environment.A"),
     "text for a list": ({"image": "a", "command": "nginx -g 'daemon off;', x"}, "command"),
     "order": ({"image": "a", "deploy": {"update_config": {"order": "never"}}}, "order"),
+    "dependency that is text": (
+        {"image": "a", "depends_on": "db"},
+        ".depends_on must be a list of names, or a mapping",
+    ),
+    "dependency that is a number": ({"image": "a", "depends_on": [1]}, ".depends_on must be a list of names"),
+    "unknown condition": (
+        {"image": "a", "depends_on": {"db": "service_ready"}},
+        "depends_on.db 'service_ready' is not",
+    ),
+    "dependency with another key": (
+        {"image": "a", "depends_on": {"db": {"condition": "service_started", "restart": True}}},
+        "depends_on.db",
+    ),
+    "dependency without a condition": ({"image": "a", "depends_on": {"db": {}}}, "use {condition: service_started} or"),
+    "secret in a folder": ({"image": "a", "secrets": ["a/b"]}, "secrets: 'a/b' is not allowed: use the name of a file"),
+    "secret that climbs": ({"image": "a", "secrets": [".."]}, "secrets: '..'"),
+    "secret without a name": ({"image": "a", "secrets": [""]}, "secrets: ''"),
+    "shared that is text": ({"image": "a", "shared": "yes"}, "shared 'yes' must be a mapping"),
+    "unknown key of shared": ({"image": "a", "shared": {"colour": 1}}, ".shared: colour is not known"),
+    "bad value of shared": ({"image": "a", "shared": {"mem_limit": "1m"}}, ".shared.mem_limit '1m'"),
+    "two shared volumes": (
+        {"image": "a", "volumes": ["a:/a", "b:/b"], "shared": {}},
+        ".shared: a shared instance has one",
+    ),
+    "shared secrets": ({"image": "a", "secrets": ["db"], "shared": {}}, "belong to a client"),
+    "shared dependencies": ({"image": "a", "depends_on": ["db"], "shared": {}}, "belong to a client"),
+    "user of a shared instance": ({"image": "a", "shared": {"user": "1:1"}}, "belong to a client"),
+    "port of its own": ({"image": "a", "port": 1, "shared": {"port": 2}}, ".shared: port and subdomain are those of"),
+    "subdomain of its own": ({"image": "a", "shared": {"subdomain": "x"}}, ".shared: port and subdomain are those of"),
 }
 
 
@@ -149,6 +180,79 @@ def test_a_fault_names_the_service_and_the_key(service: dict[str, Any], named: s
     _normal, faults = normalise_services({"shop": service})
     assert any(fault.startswith("services.shop") and named in fault for fault in faults)
     assert all(fault.endswith(".") and fault.isprintable() for fault in faults)
+
+
+# As it may be written -> conditions by name.
+DEPENDENCIES: dict[str, tuple[Any, dict[str, str]]] = {
+    "nothing": (None, {}),
+    "an empty list": ([], {}),
+    "a list": (["db", "cache"], {"db": "service_started", "cache": "service_started"}),
+    "Compose's mapping": ({"db": {"condition": "service_healthy"}}, {"db": "service_healthy"}),
+    "normalised already": ({"db": "service_healthy", "cache": "service_started"},) * 2,
+}
+
+
+@pytest.mark.parametrize(("written", "meant"), DEPENDENCIES.values(), ids=DEPENDENCIES)
+def test_dependencies_are_read_as_compose_reads_them(written: Any, meant: dict[str, str]) -> None:
+    normal, faults = normalise_services({"shop": {"image": "a", "depends_on": written}})
+    assert (faults, normal["shop"]["depends_on"]) == ([], meant)
+
+
+# Needed by name -> the order, or what the refusal says.
+ORDERS: dict[str, tuple[dict[str, list[str]], list[str] | str]] = {
+    "nothing": ({}, []),
+    "by name": ({"b": [], "a": []}, ["a", "b"]),
+    "a chain": ({"a": ["b"], "b": ["c"], "c": []}, ["c", "b", "a"]),
+    "a diamond": ({"a": ["b", "c"], "b": ["d"], "c": ["d"], "d": []}, ["d", "b", "c", "a"]),
+    "missing": ({"a": ["b"], "b": ["x"]}, "services.b depends on 'x', which this client does not have."),
+    "itself": ({"a": ["a"]}, "services: a depend on each other in a circle."),
+    "a circle beside others": ({"a": ["b"], "b": ["a"], "c": []}, "services: a, b depend on each other in a circle."),
+}
+
+
+@pytest.mark.parametrize(("needed", "expected"), ORDERS.values(), ids=ORDERS)
+def test_each_service_comes_after_those_that_it_needs(needed: dict[str, list[str]], expected: list[str] | str) -> None:
+    services = {name: {"depends_on": dict.fromkeys(names, "service_started")} for name, names in needed.items()}
+    if isinstance(expected, list):
+        assert in_order(services) == expected
+    else:
+        with pytest.raises(ValueError) as refused:
+            in_order(services)
+        assert str(refused.value) == expected
+
+
+def test_the_shared_form_goes_over_the_service() -> None:
+    service = {
+        "image": "a",
+        "port": 80,
+        "secrets": ["db.pw"],
+        "depends_on": ["db"],
+        "volumes": ["a:/a", "b:/b:ro"],
+        "environment": {"A": 1, "B": 2},
+        "shared": {"environment": {"B": 3}, "secrets": [], "depends_on": [], "volumes": ["a:/all"]},
+    }
+    normal, faults = normalise_services({"shop": service})
+    assert faults == []
+    shared, faults = shared_service("shop", normal["shop"])
+    assert faults == []
+    assert {key: shared.get(key) for key in service} == {
+        "image": "a",
+        "port": 80,
+        "secrets": [],
+        "depends_on": {},
+        "volumes": ["a:/all"],
+        "environment": {"A": 1, "B": 3},
+        "shared": None,
+    }
+    # The service itself is as it was, and a second look says the same.
+    assert normal["shop"]["secrets"] == ["db.pw"]
+    assert normalise_services(normal) == (normal, [])
+
+
+@pytest.mark.parametrize("name", ["edge", "traefik"])
+def test_names_of_the_platforms_own_are_reserved(name: str) -> None:
+    normal, faults = normalise_services({name: {"image": "a"}})
+    assert (normal, faults) == ({}, [f"The service name '{name}' is reserved for the platform."])
 
 
 def test_all_faults_of_all_services_are_told_at_once() -> None:
@@ -214,8 +318,15 @@ def test_merging_keeps_its_arguments_and_is_idempotent(weak: dict[str, Any], str
             assert merged[key] == value
 
 
+LEVEL_KEYS = ("depends_on", "secrets", "shared")
+
+
 @given(
-    st.dictionaries(st.sampled_from(["image", "port", "volumes", "healthcheck", "x", "environment"]), JSON, max_size=4)
+    st.dictionaries(
+        st.sampled_from(("image", "port", "volumes", "healthcheck", "x", "environment", *LEVEL_KEYS)),
+        JSON,
+        max_size=4,
+    )
 )
 def test_no_input_makes_the_check_stumble(service: dict[str, Any]) -> None:
     normal, faults = normalise_services({"shop": service})

@@ -146,6 +146,15 @@ def test_a_certificate_is_renewed_for_a_reason(
     assert told is None if why is None else why in str(told)
 
 
+@pytest.mark.parametrize("had", [False, True])
+@pytest.mark.parametrize("has", [False, True])
+def test_a_key_is_of_one_kind_of_edge_alone(had: bool, has: bool) -> None:
+    facts = read_certificate(issue(AUTHORITY, ["a.example"], NOW, own_edge=had).certificate)
+    assert facts.own_edge is had
+    told = why_renew(facts, ["a.example"], authority_identifier(AUTHORITY.certificate), NOW, own_edge=has)
+    assert (told is None) is (had is has)
+
+
 def test_a_fresh_certificate_is_good_until_a_month_before_its_end() -> None:
     facts = read_certificate(LEAF.certificate)
     identifier = authority_identifier(AUTHORITY.certificate)

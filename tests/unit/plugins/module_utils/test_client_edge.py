@@ -20,6 +20,7 @@ from ansible_collections.agency_stack.multi_tenancy.plugins.module_utils._client
     passthrough,
     platform_config,
     static_config,
+    transition,
 )
 from ansible_collections.agency_stack.multi_tenancy.plugins.module_utils._layout import Layout
 from ansible_collections.agency_stack.multi_tenancy.plugins.module_utils._plan import TenancyError
@@ -28,6 +29,7 @@ from ansible_collections.agency_stack.multi_tenancy.plugins.module_utils._traefi
     ClientRoutes,
     Route,
     check_routes,
+    render,
 )
 
 LAYOUT = Layout("/srv/root", "/srv/log")
@@ -119,7 +121,7 @@ def test_all_names_of_the_client_lead_to_its_own_traefik(client: dict[str, Any],
     [route] = front.routes
     assert route.hostnames == ["*.acme.example.org", "acme.example.com", "shop.acme.example.com"]
     assert (route.address, route.port, front.fingerprint) == ("10.217.0.2", HTTPS_PORT, "f1")
-    with pytest.raises(TenancyError, match="outside the client's network"):
+    with pytest.raises(TenancyError, match=r"outside its network 10\.217\.0\.0/28"):
         check_routes(front_routes(client, config, "10.217.0.98"))
 
 
@@ -149,6 +151,24 @@ def test_requests_that_the_edge_opens_itself_are_sent_away() -> None:
     assert http["services"] == {"acme.traefik": {"loadBalancer": {"servers": []}}}
     [middleware] = http["middlewares"].values()
     assert middleware["errors"]["statusRewrites"] == {"503": 421}
+
+
+def test_between_the_levels_new_connections_are_passed_through_and_present_ones_served() -> None:
+    routes = [Route("acme", "site", ["acme.example", "*.acme.example"], "10.217.0.2", 8080)]
+    before = render(ClientRoutes("acme", "10.217.0.0/28", routes, certificate="the certificate", key="the key"))
+    front = ClientRoutes("acme", "10.217.0.0/28", [Route("acme", "traefik", ["acme.example"], "10.217.0.3", 8443)])
+    after = passthrough(front)
+    text = transition(before, after)
+    assert text is not None
+    old, new, between = (json.loads(each.removeprefix(HEADER)) for each in (before, after, text))
+    assert between["tcp"] == new["tcp"]
+    assert (between["tls"], between["http"]["services"]) == (old["tls"], old["http"]["services"])
+    rule = between["http"]["routers"]["acme.site"].pop("rule")
+    assert rule == r"HostRegexp(`^acme\.example$`) || HostRegexp(`^[a-z0-9-]+\.acme\.example$`)"
+    old["http"]["routers"]["acme.site"].pop("rule")
+    assert between["http"] == old["http"]
+    # Done once; what a killed run left goes on to the passthrough.
+    assert [transition(each, after) for each in (text, after, "", "{}", "[]", "x")] == [None] * 6
 
 
 def test_challenges_of_acme_are_handed_on_only_when_they_are_wanted() -> None:

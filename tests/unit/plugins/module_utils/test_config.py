@@ -33,8 +33,6 @@ FAULTS: dict[str, tuple[dict[Any, Any], str]] = {
     "reserved default_client_id": ({"default_client_id": "edge"}, "reserved"),
     "root_domain": ({"root_domain": "a b"}, "root_domain: domain 'a b'"),
     "unknown level": ({"isolation_level": "firm"}, "isolation_level 'firm' is not allowed"),
-    "incomplete level soft": ({"isolation_level": "soft"}, "isolation_level 'soft' is not available"),
-    "incomplete level hard": ({"isolation_level": "hard"}, "isolation_level 'hard' is not available"),
     "no pool": ({"network_pool": "many"}, "network_pool: "),
     "pool with host bits": ({"network_pool": "10.0.0.1/16"}, "has host bits set"),
     "IPv6 pool": ({"network_pool": "fd00::/48"}, "network_pool: "),
@@ -75,7 +73,7 @@ def test_a_fault_names_the_file_and_the_setting(settings: dict[Any, Any], named:
 
 
 def test_all_faults_are_told_at_once() -> None:
-    settings = {"root_domain": "a b", "isolation_level": "hard", "uid_base": 1, "services": {"x": {"image": "A"}}}
+    settings = {"root_domain": "a b", "isolation_level": "firm", "uid_base": 1, "services": {"x": {"image": "A"}}}
     with pytest.raises(InvalidInput) as refused:
         effective_config([(FILE, settings)])
     assert len(refused.value.faults) == 4

@@ -127,23 +127,28 @@ def test_a_listener_without_a_visible_process_is_still_told(listener: int, monke
     assert read_listeners([listener], []) == [(listener, None, "")]
 
 
+ALL = {"nft", "sysctl", "logrotate", "mkfs.ext4", "losetup", "mountpoint"}
+
 # Programs on the host, libraries of the interpreter, whether an engine answers -> missing packages.
 PACKAGES: dict[str, tuple[set[str], set[str], bool, list[str]]] = {
-    "all there": ({"nft", "sysctl", "logrotate", "dockerd"}, {"docker", "yaml", "cryptography"}, True, []),
+    "all there": ({*ALL, "dockerd"}, {"docker", "yaml", "cryptography"}, True, []),
     "bare": (
         set(),
         set(),
         False,
-        ["nftables", "procps", "logrotate", "python3-docker", "python3-yaml", "python3-cryptography", "docker.io"],
+        [
+            *("nftables", "procps", "logrotate", "e2fsprogs", "mount", "util-linux"),
+            *("python3-docker", "python3-yaml", "python3-cryptography", "docker.io"),
+        ],
     ),
-    "foreign engine": ({"nft", "sysctl", "logrotate"}, {"docker", "yaml", "cryptography"}, True, []),
+    "foreign engine": (ALL, {"docker", "yaml", "cryptography"}, True, []),
     "engine installed and stopped": (
-        {"nft", "sysctl", "logrotate", "dockerd"},
+        {*ALL, "dockerd"},
         {"docker", "yaml", "cryptography"},
         False,
         [],
     ),
-    "no logrotate": ({"nft", "sysctl", "dockerd"}, {"docker", "yaml", "cryptography"}, True, ["logrotate"]),
+    "no logrotate": ({*ALL, "dockerd"} - {"logrotate"}, {"docker", "yaml", "cryptography"}, True, ["logrotate"]),
 }
 
 

@@ -489,7 +489,6 @@ REFUSED: dict[str, tuple[dict[str, Any], str, str]] = {
     "domain that is no text": (old_entry("a", 7), f"Client 'a' in /m/clients.json, {WROTE} domain 7", "is not allowed"),
     "address": (old_entry("a", "192.0.2.1"), f"Client 'a' in /m/clients.json, {WROTE} domain", "IP address"),
     "level": (old_entry("a", level="firm"), f"Client 'a' in /m/clients.json, {WROTE} isolation_level 'firm'", "medium"),
-    "level without contract": (old_entry("a", level="hard"), f"Client 'a' in /m/clients.json, {WROTE}", "use medium"),
     "note that cannot be written": (
         old_entry("a", note="\ud800"),
         f"Client 'a' in /m/clients.json, {WROTE}",
@@ -506,12 +505,12 @@ def test_who_cannot_be_taken_over_is_named_with_the_file(entry: dict[str, Any], 
 
 
 def test_who_is_known_from_a_file_alone_is_named_with_that_file() -> None:
-    [fault] = faults_of(files=files_of(b=old_env("b", ISOLATION_LEVEL="hard")))
-    assert fault.startswith(f"Client 'b' in /c/b/config/.env, {WROTE} isolation_level 'hard'")
+    [fault] = faults_of(files=files_of(b=old_env("b", ISOLATION_LEVEL="firm")))
+    assert fault.startswith(f"Client 'b' in /c/b/config/.env, {WROTE} isolation_level 'firm'")
 
 
 def test_all_faults_are_told_at_once() -> None:
-    entries = [old_entry("A", "a b"), old_entry("b", level="hard"), old_entry("c")]
+    entries = [old_entry("A", "a b"), old_entry("b", level="firm"), old_entry("c")]
     faults = faults_of(*entries, files=files_of(d=old_env("d", CLIENT_DOMAIN="-")))
     assert [fault.split(",")[0] for fault in faults] == [
         "Client 'A' in /m/clients.json",
@@ -530,7 +529,7 @@ def test_a_host_name_of_two_clients_is_refused_with_the_file() -> None:
 @pytest.mark.parametrize(
     ("entry", "edit"),
     [
-        (old_entry("a", level="hard"), {"client_id": "a", "isolation_level": "medium", "domain": None}),
+        (old_entry("a", level="firm"), {"client_id": "a", "isolation_level": "medium", "domain": None}),
         (old_entry("a", "a b"), {"client_id": "a", "domain": "a.example"}),
         (old_entry("a", "good.example.com"), {"client_id": "a", "domain": "a.example"}),
     ],
@@ -643,7 +642,7 @@ def test_what_is_no_old_list_is_loaded_as_it_is(tmp_path: Path) -> None:
 
 
 def test_who_cannot_be_taken_over_stops_the_upgrade_and_nothing_is_written(root: Path) -> None:
-    registry(root).write_text(old_text(old_entry("acme"), old_entry("b", level="soft")), encoding="utf-8")
+    registry(root).write_text(old_text(old_entry("acme"), old_entry("b", level="firm")), encoding="utf-8")
     before = tree(root)
     with pytest.raises(InvalidInput, match=f"Client 'b' in {registry(root)}, which an earlier installer wrote"):
         upgrade(root)

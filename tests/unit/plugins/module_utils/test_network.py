@@ -45,6 +45,11 @@ ACTUAL: dict[str, tuple[list[dict[str, Any]], str | None]] = {
     "nothing": ([], "create"),
     "others alone": ([listed(replace(SPEC, name="mt-b")), listed(replace(SPEC, name="bridge"), Labels=None)], "create"),
     "as wanted": ([listed()], None),
+    "made when networks carried the level": (
+        [listed(replace(SPEC, labels=SPEC.labels | {"agency_stack.isolation_level": "hard"}))],
+        None,
+    ),
+    "made with another label": ([listed(replace(SPEC, labels=SPEC.labels | {"other": "hard"}))], "recreate"),
     "other subnet": ([listed(IPAM={"Config": [{"Subnet": "10.9.0.0/28", "Gateway": "10.9.0.1"}]})], "recreate"),
     "without addresses": ([listed(IPAM=None)], "recreate"),
     "internal": ([listed(Internal=True)], "recreate"),

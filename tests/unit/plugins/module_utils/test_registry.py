@@ -23,6 +23,8 @@ from ansible_collections.agency_stack.multi_tenancy.plugins.module_utils._regist
     routed_services,
     select_clients,
     service_hostnames,
+    shared_allocations,
+    shared_services,
 )
 from ansible_collections.agency_stack.multi_tenancy.tests.unit.helpers import registered
 from hypothesis import given
@@ -30,9 +32,14 @@ from hypothesis import strategies as st
 
 CONFIG = effective_config([])
 ALLOCATED = ("index", "subnet", "uid", "gid")
+# The level soft shares the site alone; 'pair' has a shared form that needs nothing.
+PAIR = {"image": "pair:1", "port": 80, "subdomain": "pair", "depends_on": ["worker"], "shared": {"depends_on": []}}
 
 SHOP = {"image": "shop:1", "port": 80, "subdomain": "shop"}
 CONFIG_WITH_SHOP = effective_config([("config.yaml", {"services": {"shop": SHOP, "worker": {"image": "worker:1"}}})])
+CONFIG_OF_LEVELS = effective_config(
+    [("config.yaml", {"services": {"shop": SHOP, "worker": {"image": "worker:1"}, "pair": PAIR}})]
+)
 
 
 def edited(
@@ -155,12 +162,10 @@ def test_all_faults_of_all_clients_are_told_at_once_and_nothing_is_taken() -> No
     assert len(faults) == len(named)
 
 
-@pytest.mark.parametrize("level", ["soft", "hard"])
-def test_a_level_whose_contract_is_not_complete_is_refused_by_name(level: str) -> None:
-    [fault] = faults_of({"client_id": "a", "isolation_level": level})
-    assert f"isolation_level '{level}' is not available" in fault
-    assert "use medium" in fault
-    assert faults_of({"client_id": "a"}, config=CONFIG | {"isolation_level": level}) == [fault]
+def test_a_level_that_is_not_known_is_refused_by_name() -> None:
+    [fault] = faults_of({"client_id": "a", "isolation_level": "firm"})
+    assert fault == "isolation_level 'firm' is not allowed: use one of soft, medium, hard."
+    assert faults_of({"client_id": "a"}, config=CONFIG | {"isolation_level": "firm"}) == [fault]
 
 
 SERVICE_FAULTS: dict[str, tuple[dict[str, Any], str]] = {
@@ -334,13 +339,19 @@ def test_overrides_are_laid_over_the_catalog_and_leave_it_alone() -> None:
 def assert_apart(document: Mapping[str, Any], config: Mapping[str, Any] | None = None) -> None:
     """No two clients share anything, and a registry like that is accepted when it is read again."""
     check_document(document, "clients.json")
-    clients = document["clients"]
+    holders = [*document["clients"], *document.get("shared", [])]
     for key in ("index", "uid", "gid"):
-        assert len({client[key] for client in clients}) == len(clients)
-    for one, other in itertools.combinations(clients, 2):
-        assert not ipaddress.IPv4Network(one["subnet"]).overlaps(ipaddress.IPv4Network(other["subnet"]))
-    for client in clients if config else ():
-        assert ipaddress.IPv4Network(client["subnet"]).subnet_of(ipaddress.IPv4Network(config["network_pool"]))
+        assert len({holder[key] for holder in holders}) == len(holders)
+    subnets = [
+        ipaddress.IPv4Network(holder[key])
+        for holder in holders
+        for key in ("subnet", "internal_subnet")
+        if key in holder
+    ]
+    for one, other in itertools.combinations(subnets, 2):
+        assert not one.overlaps(other)
+    for subnet in subnets if config else ():
+        assert subnet.subnet_of(ipaddress.IPv4Network(config["network_pool"]))
 
 
 def free_subnets(entries: Mapping[str, Mapping[str, Any]], settings: Mapping[str, Any]) -> int:
@@ -447,6 +458,208 @@ def test_a_pool_that_something_else_uses_is_refused_for_new_clients_alone(networ
         assert len(plan_registry(before, [{"client_id": "new"}], CONFIG, occupied)[1]) == 1
 
 
+# ---------------------------------------------------------------- levels
+
+
+def test_what_clients_share_is_allocated_for_the_first_soft_client_and_kept() -> None:
+    soft = {"isolation_level": "soft"}
+    document, changes = plan_registry(empty_document(), [{"client_id": "a"}, {"client_id": "b", **soft}], CONFIG)
+    item = {"service": "site", "index": 3, "subnet": "10.217.0.32/28", "uid": 1900000003, "gid": 1900000003}
+    assert document["shared"] == [item]
+    assert [(change.kind, change.name, change.client_id) for change in changes] == [
+        ("registry entry", "a", "a"),
+        ("registry entry", "b", "b"),
+        ("shared service", "site", None),
+    ]
+    assert shared_allocations(document) == [item | {"state": "present"}]
+    for edit, state in (
+        ({"client_id": "c", **soft}, "present"),
+        ({"client_id": "b", "isolation_level": "medium"}, "present"),
+        ({"client_id": "c", "state": "suspended"}, "present"),
+        ({"client_id": "c", "state": "absent"}, "absent"),
+        ({"client_id": "c", "state": "present"}, "present"),
+        ({"client_id": "c", "services": {}}, "absent"),
+    ):
+        document = edited(document, edit)
+        assert shared_allocations(document) == [item | {"state": state}]
+        assert_apart(document)
+    assert "shared" not in edited(empty_document(), {"client_id": "a"})
+
+
+def test_a_hard_client_gets_a_second_subnet_once() -> None:
+    document = edited(empty_document(), {"client_id": "a"}, {"client_id": "b", "isolation_level": "hard"})
+    assert ("internal_subnet" in by_id(document)["a"], by_id(document)["b"]["internal_subnet"]) == (
+        False,
+        "10.217.0.32/28",
+    )
+    document = edited(document, {"client_id": "a", "isolation_level": "hard"})
+    assert by_id(document)["a"]["internal_subnet"] == "10.217.0.48/28"
+    # It stays with the client, so that the way back needs nothing new.
+    back = edited(document, {"client_id": "a", "isolation_level": "medium"})
+    assert edited(back, {"client_id": "a", "isolation_level": "hard"}) == document
+
+
+LEVEL_STEPS = st.lists(
+    st.lists(
+        st.fixed_dictionaries(
+            {"client_id": st.sampled_from("abcd")},
+            optional={
+                "isolation_level": st.sampled_from(["soft", "medium", "hard"]),
+                "state": st.sampled_from(["present", "suspended", "absent"]),
+                "services": st.sampled_from([{}, {"site": {}}, {"pair": {}}, {"site": {}, "pair": {}}, {"shop": {}}]),
+            },
+        ),
+        max_size=3,
+    ),
+    min_size=1,
+    max_size=6,
+)
+
+
+@given(LEVEL_STEPS, st.sampled_from(["10.1.0.0/24", "10.1.0.0/22"]))
+def test_whatever_the_levels_become_no_allocation_meets_another_or_changes(
+    steps: list[list[dict[str, Any]]], pool: str
+) -> None:
+    config = CONFIG_OF_LEVELS | {"network_pool": pool, "subnet_prefix": 27}
+    document = empty_document()
+    for edit in steps:
+        gone = [name for name, entry in by_id(document).items() if entry["state"] == "absent"][:1]
+        try:
+            after = plan_registry(document, edit, config, forget=gone)[0]
+        except InvalidInput as refused:
+            assert refused.faults
+            continue
+        assert_apart(after, config)
+        entries = by_id(after)
+        for client_id, entry in by_id(document).items():
+            kept = [key for key in (*ALLOCATED, "internal_subnet") if key in entry] if client_id in entries else []
+            assert [entries[client_id][key] for key in kept] == [entry[key] for key in kept]
+        assert [item for item in after.get("shared", []) if item in document.get("shared", [])] == document.get(
+            "shared", []
+        )
+        for entry in entries.values():
+            assert entry["isolation_level"] != "hard" or "internal_subnet" in entry
+        served = {item["service"] for item in shared_allocations(after) if item["state"] == "present"}
+        assert served == shared_services(after["clients"])
+        document = after
+
+
+DENY = {"egress": "deny", "egress_allow": ["203.0.113.7/32:443/tcp"]}
+RATE = {"rate_limit": {"average": 5, "burst": 9}}
+ROOM = {"resources": {"memory": "64m", "cpus": 0.25}}
+
+# Level, what is said of the client -> what its entry says, or words of the refusal.
+LEVEL_SETTINGS: dict[str, tuple[str, dict[str, Any], dict[str, Any] | str]] = {
+    "a soft client's rate": ("soft", RATE, RATE),
+    "a medium client's rate": ("medium", RATE, RATE),
+    "a medium client's way out": ("medium", DENY, DENY),
+    "a hard client's way out": ("hard", DENY, DENY),
+    "a hard client's resources": ("hard", ROOM, ROOM),
+    "a soft client's way out": (
+        "soft",
+        {"egress": "deny"},
+        "egress is no setting of the level 'soft', which knows rate",
+    ),
+    "a soft client's resources": ("soft", ROOM, "resources is no setting of the level 'soft'"),
+    "a medium client's resources": ("medium", ROOM, "resources is no setting of the level 'medium'"),
+    "a hard client's rate": ("hard", RATE, "rate_limit is no setting of the level 'hard'"),
+    "an unknown policy": ("medium", {"egress": "maybe"}, "egress"),
+    "no destination": ("medium", {"egress_allow": ["everywhere"]}, "everywhere"),
+    "half a rate": ("soft", {"rate_limit": {"average": 5}}, "rate_limit must have average and burst"),
+    "a rate that is text": ("soft", {"rate_limit": "5"}, "rate_limit must have average and burst"),
+    "a rate below none": ("soft", {"rate_limit": {"average": -1, "burst": 1}}, "rate_limit.average"),
+    "an unknown resource": ("hard", {"resources": {"gpus": 1}}, "resources.gpus is not known"),
+    "too little memory": ("hard", {"resources": {"memory": "1m"}}, "resources.memory '1m' is not allowed"),
+    "resources that are text": ("hard", {"resources": "big"}, "resources 'big' must be a mapping"),
+}
+
+
+@pytest.mark.parametrize(("level", "said", "expected"), LEVEL_SETTINGS.values(), ids=LEVEL_SETTINGS)
+def test_a_level_knows_its_own_settings(level: str, said: dict[str, Any], expected: dict[str, Any] | str) -> None:
+    edit = {"client_id": "a", "isolation_level": level, **said}
+    if isinstance(expected, str):
+        [fault] = faults_of(edit)
+        assert fault.startswith("Client 'a': ")
+        assert expected in fault
+    else:
+        [entry] = registered(CONFIG, edit)
+        assert {key: entry[key] for key in OF_LEVELS if key in entry} == expected
+
+
+OF_LEVELS = ("egress", "egress_allow", "rate_limit", "resources")
+# Level before, settings before, level after -> what is left.
+DROPPED = [
+    ("medium", DENY | RATE, "hard", DENY),
+    ("medium", DENY | RATE, "soft", RATE),
+    ("hard", DENY | ROOM, "medium", DENY),
+    ("hard", DENY | ROOM, "soft", {}),
+    ("soft", RATE, "medium", RATE),
+    ("soft", RATE, "hard", {}),
+]
+
+
+@pytest.mark.parametrize(("level", "said", "new_level", "left"), DROPPED)
+def test_what_the_new_level_does_not_know_goes(
+    level: str, said: dict[str, Any], new_level: str, left: dict[str, Any]
+) -> None:
+    document = edited(empty_document(), {"client_id": "a", "isolation_level": level, **said})
+    # Not by an edit of something else.
+    same = by_id(edited(document, {"client_id": "a", "state": "suspended"}))["a"]
+    assert {key: same[key] for key in OF_LEVELS if key in same} == said
+    entry = by_id(edited(document, {"client_id": "a", "isolation_level": new_level}))["a"]
+    assert {key: entry[key] for key in OF_LEVELS if key in entry} == left
+    # It can be said with the change of the level.
+    again = by_id(edited(document, {"client_id": "a", "isolation_level": new_level, **left}))["a"]
+    assert again == entry
+
+
+def test_resources_are_changed_key_by_key() -> None:
+    document = edited(empty_document(), {"client_id": "a", "isolation_level": "hard", **ROOM})
+    nulls = {"memory": None, "cpus": 1.0, "pids": None, "disk": None}
+    entry = by_id(edited(document, {"client_id": "a", "resources": nulls}))["a"]
+    assert entry["resources"] == {"memory": "64m", "cpus": 1.0}
+
+
+# Services of a soft client -> what the refusal says, or nothing.
+SOFT_SERVICES: dict[str, tuple[dict[str, Any], str]] = {
+    "shared": ({"site": {}}, ""),
+    "shared, without what the service needs alone": ({"site": {}, "pair": {}}, ""),
+    "none": ({}, ""),
+    "not shared": (
+        {"shop": {}},
+        "Client 'a': services: 'shop' cannot be shared, its catalog entry has no key 'shared'; at this level there are "
+        "site, pair.",
+    ),
+    "with overrides": (
+        {"site": {"cpus": 2}},
+        "Client 'a': services.site: the instance serves several clients, so it has no settings of one client.",
+    ),
+}
+
+
+@pytest.mark.parametrize(("services", "said"), SOFT_SERVICES.values(), ids=SOFT_SERVICES)
+def test_a_soft_client_has_what_can_be_shared_as_it_is(services: dict[str, Any], said: str) -> None:
+    edit = {"client_id": "a", "isolation_level": "soft", "services": services}
+    if said:
+        [fault] = faults_of(edit, config=CONFIG_OF_LEVELS)
+        assert fault == said
+        medium = edited(empty_document(), edit | {"isolation_level": "medium"}, config=CONFIG_OF_LEVELS)
+        assert faults_of({"client_id": "a", "isolation_level": "soft"}, config=CONFIG_OF_LEVELS, before=medium) == [
+            fault
+        ]
+    else:
+        document = edited(empty_document(), edit, config=CONFIG_OF_LEVELS)
+        assert {item["service"] for item in document.get("shared", [])} == set(services)
+
+
+def test_a_service_that_needs_another_one_needs_it_of_the_same_client() -> None:
+    edit = {"client_id": "a", "services": {"pair": {}}}
+    [fault] = faults_of(edit, config=CONFIG_OF_LEVELS)
+    assert fault == "Client 'a': services.pair depends on 'worker', which this client does not have."
+    [client] = registered(CONFIG_OF_LEVELS, edit | {"services": {"pair": {}, "worker": {}}})
+    assert list(client_services(client, CONFIG_OF_LEVELS)) == ["worker", "pair"]
+
+
 # ---------------------------------------------------------------- reading
 
 ENTRY = registered(CONFIG, {"client_id": "a"})[0]
@@ -480,7 +693,10 @@ DOCUMENTS: dict[str, tuple[Any, str]] = {
     ),
     "bad subnet": ({"version": 1, "clients": [ENTRY | {"subnet": "all"}]}, "subnet 'all' of client 'a' is not allowed"),
     "bad state": ({"version": 1, "clients": [ENTRY | {"state": "presnt"}]}, "state 'presnt' of client 'a' is not"),
-    "incomplete level": ({"version": 1, "clients": [ENTRY | {"isolation_level": "hard"}]}, "'hard' is not available"),
+    "unknown level": (
+        {"version": 1, "clients": [ENTRY | {"isolation_level": "firm"}]},
+        "isolation_level 'firm' of client",
+    ),
     "client twice": (
         {"version": 1, "clients": [OTHER, OTHER | {"index": 3}]},
         "client_id 'b' of client 'b' stands in it twice",

@@ -91,7 +91,7 @@ def test_every_fault_is_told_at_once() -> None:
 
 
 def test_an_entry_goes_over_the_defaults_of_the_level() -> None:
-    config = {"levels": {"hard": {"resources": WHOLE}}}
+    config = {"hard": {"egress": "deny", **WHOLE}}
     assert wanted_resources({"client_id": "acme"}, config) == Resources(512 * MIB, 1.5, 512, 2 * GIB)
     own = wanted_resources({"client_id": "acme", "resources": {"disk": "3g"}}, config)
     assert own == Resources(512 * MIB, 1.5, 512, 3 * GIB)

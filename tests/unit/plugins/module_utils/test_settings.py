@@ -180,7 +180,7 @@ def test_each_layer_is_stronger_than_the_one_before(path: Path) -> None:
 WRONG: dict[str, tuple[str, Any, str, str]] = {
     "unknown key": (TEXT, {"colour": "red"}, "agency.yml", "'colour' is no setting; known are"),
     "unknown key below": (TEXT, {"edge": {"colour": 1}}, "agency.yml", "edge.colour is not known"),
-    "bad value": (TEXT, {"isolation_level": "hard"}, "agency.yml", "isolation_level 'hard' is not available"),
+    "bad value": (TEXT, {"isolation_level": "firm"}, "agency.yml", "isolation_level 'firm' is not allowed"),
     "bad value that stands there": ("uid_base: 1\n", {"health_timeout": 5}, "config.yaml", "uid_base must lie between"),
     "no mapping": (TEXT, {"edge": 5}, "agency.yml", "edge 5 must be a mapping"),
     "a key that is no text": (TEXT, {7: 1}, "agency.yml", "A key of agency.yml is no text"),
@@ -394,10 +394,10 @@ def test_a_file_that_is_not_quite_that_is_refused_by_name(path: Path, key: str) 
 
 
 def test_an_old_level_that_cannot_be_served_is_refused_until_another_one_is_chosen(path: Path) -> None:
-    path.write_text(OLD.replace("isolation_level: medium", "isolation_level: hard"), encoding="utf-8")
+    path.write_text(OLD.replace("isolation_level: medium", "isolation_level: firm"), encoding="utf-8")
     with pytest.raises(InvalidInput) as refused:
         plan(path)
-    assert str(refused.value).startswith(f"{path}: isolation_level 'hard' is not available")
+    assert str(refused.value).startswith(f"{path}: isolation_level 'firm' is not allowed")
     for options in ({"chosen": {"isolation_level": "medium"}}, {"custom": {"isolation_level": "medium"}}):
         config, changes = plan(path, **options)
         assert config["isolation_level"] == "medium"

@@ -339,13 +339,13 @@ SERVING: dict[str, tuple[dict[str, Any], bool]] = {
 
 @pytest.mark.parametrize(("changed", "serves"), SERVING.values(), ids=SERVING)
 def test_only_what_serves_is_a_backend(changed: dict[str, Any], serves: bool) -> None:
-    found = serving_backends([state(**changed)], {"acme": "mt-acme"})
+    found = serving_backends([state(**changed)], [SPEC])
     assert found == ({"acme": {"site": "10.217.0.2"}} if serves else {})
 
 
 def test_one_whose_health_is_known_is_preferred() -> None:
     fresh = state(name=NEXT, health="starting", addresses={"mt-acme": "10.217.0.3"})
-    assert serving_backends([fresh, state()], {"acme": "mt-acme"}) == {"acme": {"site": "10.217.0.2"}}
+    assert serving_backends([fresh, state()], [SPEC]) == {"acme": {"site": "10.217.0.2"}}
 
 
 # ---------------------------------------------------------------- the specification

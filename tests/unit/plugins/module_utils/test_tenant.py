@@ -11,17 +11,28 @@ from typing import Any
 
 import pytest
 import yaml
+from ansible_collections.agency_stack.multi_tenancy.plugins.module_utils._bridges import (
+    bridge_name,
+    firewall_networks,
+    internal_network,
+    network,
+    networks,
+    shared_network,
+)
 from ansible_collections.agency_stack.multi_tenancy.plugins.module_utils._config import effective_config
 from ansible_collections.agency_stack.multi_tenancy.plugins.module_utils._layout import Layout
 from ansible_collections.agency_stack.multi_tenancy.plugins.module_utils._plan import InvalidInput
+from ansible_collections.agency_stack.multi_tenancy.plugins.module_utils._registry import empty_document, plan_registry
 from ansible_collections.agency_stack.multi_tenancy.plugins.module_utils._tenant import (
-    bridge_name,
+    client_secrets,
     containers,
     directories,
     effective_text,
-    firewall_networks,
-    network,
+    rate_limit,
     routes,
+    shared_container,
+    shared_directories,
+    shared_folders,
     welcome_page,
 )
 from ansible_collections.agency_stack.multi_tenancy.tests.unit.helpers import registered
@@ -96,6 +107,7 @@ def test_every_key_of_a_service_reaches_its_container(shop_config: dict[str, Any
         },
         "start_first": True,
         "networks": (),
+        "cgroup_parent": None,
     }
 
 
@@ -119,9 +131,9 @@ def test_no_two_clients_share_a_name_a_bridge_a_subnet_or_a_folder(config: dict[
     clients = registered(
         config, *({"client_id": name, "domain": f"{n}.example"} for n, name in enumerate(["a", "a-b", "a_b", "b"]))
     )
-    networks = [network(client, config) for client in clients]
+    specs = [network(client, config) for client in clients]
     for key in ("name", "bridge", "subnet", "gateway"):
-        assert len({getattr(spec, key) for spec in networks}) == len(clients)
+        assert len({getattr(spec, key) for spec in specs}) == len(clients)
     names = [spec.name for client in clients for spec in containers(client, config, LAYOUT)]
     folders = [directory.path for client in clients for directory in directories(client, config, LAYOUT)]
     assert len(set(names)) == len(names)
@@ -144,10 +156,10 @@ EGRESS: list[tuple[str, dict[str, Any], dict[str, Any], tuple[str, list[str]]]] 
         "by the level",
         {"medium": {"egress": "deny", "egress_allow": ["203.0.113.7:443"]}},
         {},
-        ("deny", ["203.0.113.7:443"]),
+        ("deny", ["203.0.113.7/32:443/tcp"]),
     ),
     ("by another level", {"hard": {"egress": "deny"}}, {}, ("allow", [])),
-    ("by the client", {}, {"egress": "deny", "egress_allow": ["203.0.113.7:25"]}, ("deny", ["203.0.113.7:25"])),
+    ("by the client", {}, {"egress": "deny", "egress_allow": ["203.0.113.7:25"]}, ("deny", ["203.0.113.7/32:25/tcp"])),
     (
         "by the client before the level",
         {"medium": {"egress": "deny", "egress_allow": ["203.0.113.7:443"]}},
@@ -165,9 +177,267 @@ def test_the_firewall_knows_what_a_client_may_reach(
     own: dict[str, Any],
     expected: tuple[str, list[str]],
 ) -> None:
-    (found,) = firewall_networks([client | own, client | {"state": "absent"}], config | settings)
+    document = {"clients": [client | own, client | {"state": "absent"}]}
+    (found,) = firewall_networks(document, config | settings)
     assert (found["bridge"], found["subnet"]) == (bridge_name(client, config), client["subnet"])
     assert (found["egress"], found["egress_allow"]) == expected
+
+
+# ---------------------------------------------------------------- levels
+
+LEVEL_CONFIG = effective_config(
+    [
+        (
+            "config.yaml",
+            {
+                "services": {
+                    "db": {"image": "db:1", "secrets": ["db.pw"], "mem_limit": "2g", "cpus": 4.0},
+                    "web": {"image": "web:1", "depends_on": ["db"], "secrets": ["db.pw", "api"], "port": 80},
+                    "file": {
+                        "image": "file:1",
+                        "volumes": ["one:/one", "two:/two:ro"],
+                        "shared": {"volumes": ["files:/all:ro"], "command": ["--all"], "mem_limit": "512m"},
+                    },
+                    "plain": {"image": "plain:1", "shared": {}},
+                }
+            },
+        )
+    ]
+)
+HARD = {"client_id": "h", "isolation_level": "hard", "services": {"web": {}, "db": {}}}
+SOFT = {"client_id": "s", "isolation_level": "soft", "services": {"site": {}, "file": {}, "plain": {}}}
+MEDIUM = {"client_id": "m", "services": {"site": {}, "file": {}}}
+
+
+@pytest.fixture
+def document() -> dict[str, Any]:
+    """A registry with a client of each level."""
+    made: dict[str, Any] = plan_registry(empty_document(), [HARD, MEDIUM, SOFT], LEVEL_CONFIG)[0]
+    return made
+
+
+@pytest.fixture
+def hard(document: dict[str, Any]) -> dict[str, Any]:
+    found: dict[str, Any] = document["clients"][0]
+    return found
+
+
+@pytest.fixture
+def soft(document: dict[str, Any]) -> dict[str, Any]:
+    found: dict[str, Any] = document["clients"][2]
+    return found
+
+
+# Settings and entry of a hard client -> whether its services are on the bridge that leads out.
+WAYS_OUT: dict[str, tuple[dict[str, Any], dict[str, Any], bool]] = {
+    "by default none": ({}, {}, False),
+    "denied with exceptions": ({}, {"egress_allow": ["203.0.113.7/32:443/tcp"]}, True),
+    "exceptions of the level": ({"hard": {"egress_allow": ["203.0.113.7/32:443/tcp"]}}, {}, True),
+    "its own lack of exceptions": ({"hard": {"egress_allow": ["203.0.113.7/32:443/tcp"]}}, {"egress_allow": []}, False),
+    "allowed": ({}, {"egress": "allow"}, True),
+}
+
+
+@pytest.mark.parametrize(("settings", "own", "leads_out"), WAYS_OUT.values(), ids=WAYS_OUT)
+def test_a_hard_clients_services_are_inside_behind_its_own_traefik(
+    hard: dict[str, Any], settings: dict[str, Any], own: dict[str, Any], leads_out: bool
+) -> None:
+    config = LEVEL_CONFIG | {key: LEVEL_CONFIG[key] | value for key, value in settings.items()}
+    specs = containers(hard | own, config, LAYOUT, "/agency_stack/mt-h")
+    # Its own Traefik first, then each service after those that it needs.
+    assert [spec.name for spec in specs] == ["mt-h.traefik", "mt-h.db", "mt-h.web"]
+    front, inner = ("mt-h", hard["subnet"]), ("mt-h.internal", hard["internal_subnet"])
+    assert ((specs[0].network, specs[0].subnet), list(specs[0].networks)) == (front, [inner])
+    for spec in specs[1:]:
+        assert ((spec.network, spec.subnet), list(spec.networks)) == (inner, [front] if leads_out else [])
+    assert {spec.cgroup_parent for spec in specs} == {"/agency_stack/mt-h"}
+    assert {spec.labels["agency_stack.isolation_level"] for spec in specs} == {"hard"}
+
+
+def test_no_limit_of_a_hard_client_is_above_its_total(hard: dict[str, Any]) -> None:
+    total = {"resources": {"memory": "300m", "cpus": 0.75}}
+    limits = {
+        spec.service: (spec.mem_limit // 1024**2, spec.nano_cpus)
+        for spec in containers(hard | total, LEVEL_CONFIG, LAYOUT)
+    }
+    # The database asks for more, and its own Traefik has no limit of CPUs.
+    assert limits == {"traefik": (128, 75 * 10**7), "db": (300, 75 * 10**7), "web": (256, 75 * 10**7)}
+
+
+# Level, state -> containers.
+RUNNING = [
+    ("hard", "present", ["mt-h.traefik", "mt-h.db", "mt-h.web"]),
+    ("hard", "suspended", ["mt-h.traefik"]),
+    ("hard", "absent", []),
+    ("medium", "present", ["mt-h.db", "mt-h.web"]),
+    ("medium", "suspended", []),
+]
+
+
+@pytest.mark.parametrize(("level", "state", "names"), RUNNING)
+def test_level_and_state_say_which_containers_there_are(
+    hard: dict[str, Any], level: str, state: str, names: list[str]
+) -> None:
+    client = hard | {"isolation_level": level, "state": state}
+    assert [spec.name for spec in containers(client, LEVEL_CONFIG, LAYOUT, "parent")] == names
+
+
+@pytest.mark.parametrize("state", ["present", "suspended", "absent"])
+def test_a_soft_client_has_neither_containers_nor_networks_nor_secrets(soft: dict[str, Any], state: str) -> None:
+    client = soft | {"state": state}
+    assert containers(client, LEVEL_CONFIG, LAYOUT) == []
+    assert networks(client, LEVEL_CONFIG) == []
+    assert client_secrets(client, LEVEL_CONFIG, LAYOUT) == []
+    assert [route["service"] for route in routes(client, LEVEL_CONFIG)] == ([] if state == "absent" else ["site"])
+    data = [directory.path for directory in directories(client, LEVEL_CONFIG, LAYOUT) if "/data/" in directory.path]
+    assert data == []
+
+
+def test_one_container_serves_all_soft_clients(document: dict[str, Any]) -> None:
+    specs = {item["service"]: shared_container(item, LEVEL_CONFIG, LAYOUT) for item in document["shared"]}
+    items = {item["service"]: item for item in document["shared"]}
+    assert set(specs) == {"site", "file", "plain"}
+    spec, item = specs["file"], items["file"]
+    assert (spec.name, spec.client_id, spec.network) == ("mt-shared.file", "shared.file", "mt-shared.file")
+    assert (spec.subnet, spec.user) == (item["subnet"], f"{item['uid']}:{item['gid']}")
+    assert (spec.command, spec.mem_limit) == (["--all"], 512 * 1024**2)
+    assert spec.binds == [{"source": "/srv/root/multi_tenancy/shared/file", "target": "/all", "read_only": True}]
+    assert spec.labels == {
+        "agency_stack.platform": "mt",
+        "agency_stack.component": "shared",
+        "agency_stack.service": "file",
+    }
+    assert specs["plain"].binds == []
+    assert specs["site"].command == ["-c", "/etc/nginx/shared.conf"]
+    inside = shared_network(item, LEVEL_CONFIG)
+    assert (inside.name, inside.bridge, inside.internal) == ("mt-shared.file", f"mt-{item['index']}", False)
+
+
+def test_the_shared_container_does_not_depend_on_its_clients(document: dict[str, Any]) -> None:
+    more = plan_registry(document, [SOFT | {"client_id": "t"}], LEVEL_CONFIG)[0]
+    for one, other in zip(document["shared"], more["shared"], strict=True):
+        assert shared_container(one, LEVEL_CONFIG, LAYOUT).hash == shared_container(other, LEVEL_CONFIG, LAYOUT).hash
+
+
+# Level, state -> folder of the client by service: where it lies with the client, and whether it is to be shared.
+FOLDERS: list[tuple[str, str, dict[str, tuple[str, bool]]]] = [
+    ("soft", "present", {"file": ("files", True), "site": ("site", True)}),
+    ("soft", "suspended", {"file": ("files", True), "site": ("site", True)}),
+    ("soft", "absent", {"file": ("files", False), "site": ("site", False), "plain": ("plain", False)}),
+    ("medium", "present", {"file": ("files", False), "site": ("site", False), "plain": ("plain", False)}),
+    ("hard", "present", {"file": ("files", False), "site": ("site", False), "plain": ("plain", False)}),
+]
+
+
+@pytest.mark.parametrize(("level", "state", "expected"), FOLDERS)
+def test_folders_lie_with_the_instance_that_serves_them(
+    document: dict[str, Any],
+    soft: dict[str, Any],
+    level: str,
+    state: str,
+    expected: dict[str, tuple[str, bool]],
+) -> None:
+    client = soft | {"isolation_level": level, "state": state, "internal_subnet": "10.217.9.0/28"}
+    gids = {item["service"]: item["gid"] for item in document["shared"]}
+    found = {}
+    for folder in shared_folders(client, LEVEL_CONFIG, LAYOUT, document["shared"]):
+        service = folder.shared.split("/")[-2]
+        assert folder.shared == f"/srv/root/multi_tenancy/shared/{service}/s"
+        assert (folder.uid, folder.own_gid, folder.shared_gid) == (soft["uid"], soft["gid"], gids[service])
+        found[service] = (folder.own.removeprefix("/srv/root/clients/s/data/"), folder.to_shared)
+    assert found == expected
+
+
+def test_a_folder_of_what_the_catalog_has_lost_comes_back(document: dict[str, Any], soft: dict[str, Any]) -> None:
+    client = soft | {"isolation_level": "medium", "services": {}}
+    found = shared_folders(client, LEVEL_CONFIG | {"services": {}}, LAYOUT, document["shared"])
+    assert sorted(folder.own.rpartition("/")[2] for folder in found) == ["file", "plain", "site"]
+
+
+def test_nobody_may_list_what_a_shared_instance_serves(document: dict[str, Any]) -> None:
+    wanted = shared_directories(document["shared"], LAYOUT)
+    base = "/srv/root/multi_tenancy/shared"
+    assert wanted[0].path == base
+    assert {directory.path for directory in wanted[1:]} == {f"{base}/{name}" for name in ("site", "file", "plain")}
+    assert {(directory.mode, directory.uid, directory.gid) for directory in wanted} == {(0o711, 0, 0)}
+    assert shared_directories([], LAYOUT) == []
+
+
+def test_a_clients_secrets_are_mounted_where_they_are_read_and_nowhere_else(hard: dict[str, Any]) -> None:
+    secrets = client_secrets(hard, LEVEL_CONFIG, LAYOUT)
+    assert [(secret.path, secret.gid) for secret in secrets] == [
+        ("/srv/root/clients/h/secrets/api", hard["gid"]),
+        ("/srv/root/clients/h/secrets/db.pw", hard["gid"]),
+    ]
+    binds = {
+        spec.service: [
+            (bind["source"], bind["target"], bind["read_only"]) for bind in spec.binds if "secrets" in bind["source"]
+        ]
+        for spec in containers(hard, LEVEL_CONFIG, LAYOUT)
+    }
+    password = ("/srv/root/clients/h/secrets/db.pw", "/run/secrets/db.pw", True)
+    assert binds == {
+        "traefik": [],
+        "db": [password],
+        "web": [password, ("/srv/root/clients/h/secrets/api", "/run/secrets/api", True)],
+    }
+
+
+def test_the_firewall_knows_the_networks_of_every_level(
+    document: dict[str, Any], hard: dict[str, Any], soft: dict[str, Any]
+) -> None:
+    hard |= {"egress_allow": ["203.0.113.7:443"]}
+    found = {item["bridge"]: item for item in firewall_networks(document, LEVEL_CONFIG)}
+    [medium] = [client for client in document["clients"] if client["client_id"] == "m"]
+    deny = {"egress": "deny", "egress_allow": []}
+    expected = {
+        bridge_name(hard, LEVEL_CONFIG): deny | {"subnet": hard["subnet"], "egress_allow": ["203.0.113.7/32:443/tcp"]},
+        # Nothing that is allowed leads out of the second network.
+        f"{bridge_name(hard, LEVEL_CONFIG)}i": deny | {"subnet": hard["internal_subnet"]},
+        bridge_name(medium, LEVEL_CONFIG): {"subnet": medium["subnet"], "egress": "allow", "egress_allow": []},
+        # What it may have had before it was soft serves it until the routes are moved.
+        bridge_name(soft, LEVEL_CONFIG): deny | {"subnet": soft["subnet"]},
+        **{
+            bridge_name(item, LEVEL_CONFIG): {"subnet": item["subnet"], "egress": "allow", "egress_allow": []}
+            for item in document["shared"]
+        },
+    }
+    assert found == {bridge: item | {"bridge": bridge} for bridge, item in expected.items()}
+    hard["isolation_level"] = "medium"
+    inner = expected[f"{bridge_name(hard, LEVEL_CONFIG)}i"]
+    assert inner | {"bridge": f"{bridge_name(hard, LEVEL_CONFIG)}i"} in firewall_networks(document, LEVEL_CONFIG)
+    gone = {**document, "clients": [client | {"state": "absent"} for client in document["clients"]]}
+    assert len(firewall_networks(gone, LEVEL_CONFIG)) == len(document["shared"])
+
+
+def test_only_the_second_network_of_a_hard_client_is_internal(hard: dict[str, Any]) -> None:
+    front, inner = networks(hard, LEVEL_CONFIG)
+    assert (front, inner) == (network(hard, LEVEL_CONFIG), internal_network(hard, LEVEL_CONFIG))
+    assert (front.internal, inner.internal) == (False, True)
+    longest = hard | {"index": 2**21}
+    assert len(networks(longest, LEVEL_CONFIG | {"name_prefix": "abcdef"})[1].bridge) <= 15
+
+
+RATES = [
+    ("soft", {}, (100, 200)),
+    ("soft", {"rate_limit": {"average": 0, "burst": 0}}, (0, 0)),
+    ("soft", {"rate_limit": {"average": 5, "burst": 9}}, (5, 9)),
+    ("medium", {}, (0, 0)),
+    ("medium", {"rate_limit": {"average": 5, "burst": 9}}, (5, 9)),
+    ("hard", {}, (0, 0)),
+]
+
+
+@pytest.mark.parametrize(("level", "own", "expected"), RATES)
+def test_requests_are_limited_by_the_client_or_its_level(
+    client: dict[str, Any], config: dict[str, Any], level: str, own: dict[str, Any], expected: tuple[int, int]
+) -> None:
+    entry = client | own | {"isolation_level": level, "internal_subnet": "10.217.9.0/28"}
+    assert rate_limit(entry, config) == expected
+    shown = yaml.safe_load(effective_text(entry, config, LAYOUT))
+    assert shown.get("rate_limit") == ({"average": expected[0], "burst": expected[1]} if expected[0] else None)
+    assert ("egress" in shown) == (level != "soft")
+    assert ("resources" in shown) == (level == "hard")
 
 
 def test_directories_come_parents_first_and_keep_strangers_out(shop_config: dict[str, Any]) -> None:
@@ -216,7 +486,7 @@ def test_the_clients_file_is_yaml_and_names_the_command_that_changes_it(
     text = effective_text(client, config, LAYOUT)
     document = yaml.safe_load(text)
     assert document == json.loads("".join(line for line in text.splitlines(True) if not line.startswith("#")))
-    assert (document["hostnames"], document["network"]["subnet"]) == (["acme.example.com"], "10.217.0.0/28")
+    assert (document["hostnames"], document["networks"][0]["subnet"]) == (["acme.example.com"], "10.217.0.0/28")
     assert "make update_client CLIENT_ID=acme" in text
     assert "scripts/update_client.sh --client-id acme" in text
     assert effective_text(json.loads(json.dumps(client)), config, LAYOUT) == text

@@ -42,8 +42,10 @@ def test_the_file_is_yaml_of_exactly_the_routes() -> None:
                     "rule": "Host(`acme.example`) || Host(`www.acme.example`)",
                     "service": "acme.site",
                     "tls": {},
+                    "middlewares": ["acme.identity"],
                 }
             },
+            "middlewares": {"acme.identity": {"headers": {"customRequestHeaders": {"X-Client-Id": "acme"}}}},
             "services": {
                 "acme.site": {"loadBalancer": {"servers": [{"url": "http://10.217.0.2:8080"}], "passHostHeader": True}}
             },
@@ -111,6 +113,14 @@ def test_a_name_of_its_own_wins_over_the_clients_wildcard() -> None:
     assert priority["acme.shop"] > priority["acme.site"] > 0
 
 
+def test_the_limit_counts_all_visitors_of_a_client_together() -> None:
+    http = yaml.safe_load(render(replace(ACME, rate_average=5, rate_burst=9)))["http"]
+    # The limit goes by the header that the one before it has set.
+    assert http["routers"]["acme.site"]["middlewares"] == ["acme.identity", "acme.rate"]
+    limit = http["middlewares"]["acme.rate"]["rateLimit"]
+    assert limit == {"average": 5, "burst": 9, "sourceCriterion": {"requestHeaderName": "X-Client-Id"}}
+
+
 # ---------------------------------------------------------------- what must never reach Traefik
 
 REFUSED: dict[str, tuple[ClientRoutes, str]] = {
@@ -122,7 +132,7 @@ REFUSED: dict[str, tuple[ClientRoutes, str]] = {
     ),
     "another client's address": (
         replace(ACME, routes=[replace(SITE, address="10.217.0.18")]),
-        "outside the client's network",
+        "outside its network",
     ),
     "the host's address": (replace(ACME, routes=[replace(SITE, address="10.217.0.1")]), "outside"),
     "the network's address": (replace(ACME, routes=[replace(SITE, address="10.217.0.0")]), "outside"),
@@ -142,6 +152,13 @@ def test_what_must_never_reach_traefik_is_refused(client: ClientRoutes, named: s
 @pytest.mark.parametrize("address", ["10.217.0.2", "10.217.0.14"])
 def test_every_address_for_containers_is_accepted(address: str) -> None:
     check_routes(replace(ACME, routes=[replace(SITE, address=address)]))
+
+
+def test_a_shared_service_lies_in_its_own_network_alone() -> None:
+    shared = replace(SITE, subnet="10.217.0.96/28")
+    check_routes(replace(ACME, routes=[replace(shared, address="10.217.0.98")]))
+    with pytest.raises(TenancyError, match="outside its network"):
+        check_routes(replace(ACME, routes=[shared]))
 
 
 # ---------------------------------------------------------------- plans and diffs
@@ -201,11 +218,13 @@ def test_a_new_certificate_is_visible_in_the_diff() -> None:
 
 # ---------------------------------------------------------------- what is served
 
-ROUTER = {"rule": SITE.rule, "service": "acme.site", "status": "enabled"}
+ROUTER = {"rule": SITE.rule, "service": "acme.site", "status": "enabled", "middlewares": ["acme.identity@file"]}
 SERVICE = {"loadBalancer": {"servers": [{"url": "http://10.217.0.2:8080"}]}, "status": "enabled"}
 
 LIVE: dict[str, tuple[dict[str, Any] | None, dict[str, Any] | None, str | None]] = {
     "as wanted": (ROUTER, SERVICE, None),
+    "no identity": (ROUTER | {"middlewares": []}, SERVICE, "still passes no middleware"),
+    "another's identity": (ROUTER | {"middlewares": ["b.identity@file"]}, SERVICE, "still passes b.identity"),
     "no router": (None, SERVICE, "is not there yet"),
     "no service": (ROUTER, None, "is not there yet"),
     "another rule": (ROUTER | {"rule": "Host(`old.example`)"}, SERVICE, "still has the rule Host(`old.example`)"),

@@ -14,14 +14,19 @@ import socket
 import stat
 import struct
 import subprocess
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import pytest
 from ansible_collections.agency_stack.multi_tenancy.plugins.module_utils import _volume_apply
 from ansible_collections.agency_stack.multi_tenancy.plugins.module_utils._boot import MOUNT_OPTIONS
-from ansible_collections.agency_stack.multi_tenancy.plugins.module_utils._copy import copy_tree
+from ansible_collections.agency_stack.multi_tenancy.plugins.module_utils._copy import (
+    ChangedError,
+    copy_at_rest,
+    copy_tree,
+    marks,
+)
 from ansible_collections.agency_stack.multi_tenancy.plugins.module_utils._layout import Layout
 from ansible_collections.agency_stack.multi_tenancy.plugins.module_utils._plan import TenancyError
 from ansible_collections.agency_stack.multi_tenancy.plugins.module_utils._resources import GIB, MIB
@@ -68,7 +73,7 @@ def image(*left: Leftover, size: int = SIZE, **parts: Any) -> VolumeState:
     [
         (state(), ["make"]),
         (state(data="empty"), ["make"]),
-        (state(data="filled"), ["make"]),
+        (state(data="filled"), ["make", "erase"]),
         (MOUNTED, []),
         (image(data="empty"), ["mount"]),
         (image(), ["mount"]),
@@ -79,16 +84,18 @@ def image(*left: Leftover, size: int = SIZE, **parts: Any) -> VolumeState:
         # Somebody trimmed it.
         (image(reserved=False, mounted=True, data="filled"), ["reserve"]),
         # Killed while data was moved in, before and after it counted.
-        (state("new", data="filled"), ["tidy", "make"]),
-        (state("new", "aside", data="filled"), ["tidy", "make"]),
-        (state("new", "before"), ["roll back", "tidy", "make"]),
-        (state("new", "before", data="empty"), ["roll back", "tidy", "make"]),
-        (image("before", data="empty"), ["mount", "tidy"]),
-        (image("before", mounted=True, data="filled"), ["tidy"]),
+        (state("new", data="filled"), ["tidy", "make", "erase"]),
+        (state("new", "aside", data="filled"), ["tidy", "make", "erase"]),
+        (state("new", "before"), ["roll back", "tidy", "make", "erase"]),
+        (state("new", "before", data="empty"), ["roll back", "tidy", "make", "erase"]),
+        (image("before", data="empty"), ["mount", "tidy", "erase"]),
+        (image("gone", data="empty"), ["mount", "erase"]),
+        (image("before", mounted=True, data="filled"), ["tidy", "erase"]),
+        (image("gone", mounted=True, data="filled"), ["erase"]),
         # Killed while data was moved out, before and after it counted; now it is to be in a volume again.
         (image("after", mounted=True, data="filled"), ["tidy"]),
-        (state("after", "old", data="empty"), ["roll forward", "make"]),
-        (state("old", data="filled"), ["tidy", "make"]),
+        (state("after", "old", data="empty"), ["roll forward", "make", "erase"]),
+        (state("old", data="filled"), ["tidy", "make", "erase"]),
         # Restored.
         (state(kept=SIZE), ["take back", "mount"]),
         (state(kept=SIZE // 2, data="empty"), ["take back", "grow", "mount"]),
@@ -97,6 +104,7 @@ def image(*left: Leftover, size: int = SIZE, **parts: Any) -> VolumeState:
 )
 def test_steps_of_a_hard_client(there: VolumeState, steps: list[Step]) -> None:
     assert plan_volume(WANTED, there) == (steps, None)
+    assert plan_volume(WANTED, there, settle=False) == ([step for step in steps if step != "erase"], None)
 
 
 # ---- the client stays, and is hard no more
@@ -113,7 +121,8 @@ def test_steps_of_a_hard_client(there: VolumeState, steps: list[Step]) -> None:
         (state("old", data="filled"), ["tidy"]),
         (state("new", data="filled"), ["tidy"]),
         (state("new", "before", data="empty"), ["roll back", "tidy"]),
-        (image("before", data="empty"), ["tidy", "mount", "move out"]),
+        (image("before", data="empty"), ["tidy", "mount", "move out", "erase"]),
+        (state("gone", data="filled"), ["erase"]),
         (state(kept=SIZE), ["take back", "mount", "move out"]),
     ],
 )
@@ -129,7 +138,7 @@ def test_steps_of_a_client_that_is_not_hard(there: VolumeState, steps: list[Step
         (state(data="filled"), [], []),
         (MOUNTED, ["put away"], ["purge"]),
         (image(data="empty"), ["put away"], ["purge"]),
-        (image("before", data="empty"), ["put away", "tidy"], ["purge", "tidy"]),
+        (image("before", data="empty"), ["put away", "tidy", "erase"], ["purge", "tidy", "erase"]),
         (state("after", "old", data="empty"), ["roll forward"], ["roll forward"]),
         (state("before"), ["roll back"], ["roll back"]),
         # Done already, the folder not yet moved.
@@ -170,7 +179,7 @@ def test_a_volume_is_never_made_smaller_and_is_mounted_all_the_same() -> None:
     assert fault == "Its volume of 2.0 GiB cannot be made smaller; let resources.disk be 2048m or more."
 
 
-LEFT: list[Leftover] = ["new", "old", "before", "after", "aside"]
+LEFT: list[Leftover] = ["new", "old", "before", "after", "aside", "gone"]
 
 
 @given(
@@ -195,6 +204,8 @@ def test_the_only_copy_is_never_erased(there: VolumeState, volume: Volume, fate:
         assert "after" not in there.leftovers or "roll forward" in done
     if fault is not None and there.size is None:
         assert "make" not in steps
+    if "erase" in steps:
+        assert (steps[-1], fault) == ("erase", None)
 
 
 def changes_of(
@@ -239,8 +250,8 @@ def test_what_does_not_fit_the_disk_is_refused_for_that_client_alone() -> None:
     ("volume", "there", "online", "stops"),
     [
         (WANTED, state(), False, [("make", False)]),
-        (WANTED, state(data="filled"), False, [("make", True)]),
-        (WANTED, state("before"), False, [("roll back", False), ("make", True)]),
+        (WANTED, state(data="filled"), False, [("make", True), ("erase", False)]),
+        (WANTED, state("before"), False, [("roll back", False), ("make", True), ("erase", False)]),
         (UNWANTED, MOUNTED, False, [("move out", True)]),
         (WANTED, image(size=MIB, mounted=True), True, [("grow", False)]),
         (WANTED, image(size=MIB, mounted=True), False, [("grow", True)]),
@@ -350,7 +361,8 @@ def grow(
     monkeypatch.setattr(_volume_apply, "set_immutable", lambda *_args: None)
 
     @contextlib.contextmanager
-    def stopped(client_id: str) -> Iterator[None]:
+    def stopped(client_id: str, writers: bool = False) -> Iterator[None]:
+        assert not writers
         programs.calls.append(f"stop {client_id}")
         try:
             yield
@@ -515,3 +527,46 @@ def test_a_link_in_the_place_of_a_folder_is_not_followed(source: Path, tmp_path:
     with pytest.raises(OSError, match=r"Not a directory|Too many levels"):
         copy_tree(str(source), str(target), "there")
     assert list((tmp_path / "real").iterdir()) == []
+
+
+# What somebody does to the files, and whether that can be told afterwards.
+DONE: dict[str, tuple[Callable[[Path], object], bool]] = {
+    "nothing": (lambda folder: None, False),
+    "read": (lambda folder: (folder / "site" / "page").read_text(), False),
+    "written": (lambda folder: (folder / "site" / "page").write_text("HELLO"), True),
+    "with other times": (lambda folder: os.utime(folder / "-rf", (0, 0)), True),
+    "made": (lambda folder: (folder / "site" / "below" / "new").touch(), True),
+    "removed": (lambda folder: (folder / "pipe").unlink(), True),
+    "mode": (lambda folder: (folder / "site").chmod(0o700), True),
+    "renamed as a whole": (lambda folder: folder.rename(folder.with_name("other")), False),
+}
+
+
+@pytest.mark.parametrize(("do", "told"), DONE.values(), ids=DONE)
+def test_what_was_changed_while_it_was_copied_is_noticed(
+    source: Path, do: Callable[[Path], object], told: bool
+) -> None:
+    seen = marks([str(source)])
+    do(source)
+    [after] = (path for path in (source, source.with_name("other")) if path.exists())
+    assert (marks([str(after)]) != seen) is told
+
+
+def test_a_copy_of_what_changes_is_none(source: Path, tmp_path: Path) -> None:
+    target = tmp_path / "target"
+
+    def copy() -> None:
+        target.mkdir()
+        copy_tree(str(source), str(target), "the target")
+
+    def copy_late() -> None:
+        (source / "late").touch()
+        raise FileNotFoundError
+
+    assert copy_at_rest([str(source)], copy) == marks([str(source)])
+    for broken in ((source / "new").touch, copy_late):
+        with pytest.raises(ChangedError):
+            copy_at_rest([str(source)], broken)
+    # What has another cause is told as it is.
+    with pytest.raises(FileExistsError):
+        copy_at_rest([str(source)], target.mkdir)

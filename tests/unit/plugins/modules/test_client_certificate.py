@@ -88,6 +88,20 @@ def test_only_the_client_whose_names_changed_gets_a_new_one(
     assert pair(certs(tmp_path, "b")) == kept
 
 
+@pytest.mark.parametrize("level", ["soft", "medium"])
+def test_a_client_that_becomes_hard_or_was_gets_a_new_key(
+    run_module: Run, tmp_path: Path, config: dict[str, Any], clients: list[dict[str, Any]], level: str
+) -> None:
+    keys = []
+    for each in (level, "hard", level):
+        clients[0]["isolation_level"] = each
+        [change] = run_module(client_certificate, config=config, clients=clients[:1])["changes"][-1:]
+        assert change["name"] == "a"
+        keys.append(pair(certs(tmp_path, "a")).key)
+        assert run_module(client_certificate, config=config, clients=clients[:1])["changed"] is False
+    assert len(set(keys)) == 3
+
+
 # What happened to a client's files -> the new certificate is an update of, or the first after, what can be read.
 DAMAGES: dict[str, tuple[Callable[[Path, Path], object], str]] = {
     "certificate lost": (lambda folder, _ca: (folder / "tls.crt").unlink(), "create"),

@@ -11,6 +11,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from ansible_collections.agency_stack.multi_tenancy.plugins.module_utils._registry import (
+    empty_document,
+    plan_registry,
+    shared_allocations,
+)
 from ansible_collections.agency_stack.multi_tenancy.plugins.modules import client_network, client_stack
 from ansible_collections.agency_stack.multi_tenancy.tests.unit.fake_engine import FakeEngine, refusal
 from ansible_collections.agency_stack.multi_tenancy.tests.unit.helpers import Killed, ladder, registered
@@ -51,6 +56,62 @@ def test_networks_are_made_and_kept(
     assert made["mt-a"]["Options"] == {"com.docker.network.bridge.name": "mt-1"}
     assert made["mt-a"]["IPAM"]["Config"] == [{"Subnet": "10.217.0.0/28", "Gateway": "10.217.0.1"}]
     assert made["mt-a"]["Labels"]["agency_stack.client_id"] == "a"
+
+
+def test_a_hard_client_has_a_second_network_without_a_way_out(
+    run_module: Run, tmp_path: Path, engine: FakeEngine, config: dict[str, Any]
+) -> None:
+    [client] = registered(config, {"client_id": "h", "isolation_level": "hard"})
+    ladder(run_module, client_network, tmp_path, engine, config=config, clients=[client])
+    made = {network["Name"]: network for network in engine.networks()}
+    assert {name: network["Internal"] for name, network in made.items()} == {"mt-h": False, "mt-h.internal": True}
+    inner = made["mt-h.internal"]
+    assert inner["Options"] == {"com.docker.network.bridge.name": "mt-1i"}
+    assert inner["IPAM"]["Config"][0]["Subnet"] == client["internal_subnet"]
+
+
+def test_networks_that_a_level_does_not_need_any_more_wait_until_they_may_go(
+    run_module: Run, tmp_path: Path, engine: FakeEngine, config: dict[str, Any], clients: list[dict[str, Any]]
+) -> None:
+    hard = registered(config, *({"client_id": name, "isolation_level": "hard"} for name in ("a", "b")))
+    run_module(client_network, config=config, clients=hard)
+    hard[0]["isolation_level"] = "soft"
+    hard[1]["isolation_level"] = "medium"
+    args = {"config": config, "clients": hard}
+    before = {network["Name"] for network in engine.networks()}
+    assert before == {"mt-a", "mt-a.internal", "mt-b", "mt-b.internal"}
+    kept = run_module(client_network, **args, superseded="keep")
+    assert (kept["superseded"], {network["Name"] for network in engine.networks()}) == (3, before)
+    # What stays is not touched.
+    assert kept["changes"] == []
+    checked = run_module(client_network, check=True, **args, superseded="keep")
+    result = ladder(run_module, client_network, tmp_path, engine, **args)
+    assert (checked["changes"], checked["superseded"], result["superseded"]) == (result["changes"], 0, 0)
+    assert {network["Name"] for network in engine.networks()} == {"mt-b"}
+
+
+def test_a_shared_service_has_one_network_and_keeps_it(
+    run_module: Run, tmp_path: Path, engine: FakeEngine, config: dict[str, Any]
+) -> None:
+    document = plan_registry(empty_document(), [{"client_id": "s", "isolation_level": "soft"}], config)[0]
+    shared = shared_allocations(document)
+    args = {"config": config, "clients": document["clients"], "shared": shared}
+    ladder(run_module, client_network, tmp_path, engine, **args)
+    [network] = engine.networks()
+    assert (network["Name"], network["Internal"]) == ("mt-shared.site", False)
+    assert network["IPAM"]["Config"][0]["Subnet"] == shared[0]["subnet"]
+    # Made anew under the container that is on it.
+    run_module(client_stack, **args)
+    before = dict(engine.by_name("mt-shared.site"))
+    run_module(client_network, **args, force=True)
+    after = engine.by_name("mt-shared.site")
+    assert engine.networks()[0]["Id"] != network["Id"]
+    assert (after["Id"], after["Starts"], after["Endpoints"]) == (before["Id"], 1, before["Endpoints"])
+    assert run_module(client_stack, **args)["changed"] is False
+    # Without clients nothing new is made, and what is there stays for the next one.
+    idle = [shared[0] | {"state": "absent"}]
+    assert run_module(client_network, config=config, clients=[], shared=idle)["changed"] is False
+    assert [network["Name"] for network in engine.networks()] == ["mt-shared.site"]
 
 
 def test_looking_costs_one_call_however_many_clients_there_are(

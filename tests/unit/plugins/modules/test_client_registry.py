@@ -80,7 +80,7 @@ def test_faults_are_told_at_once_and_nothing_is_written(
     before = tree(tmp_path)
     wanted = [
         {"client_id": "Bad"},
-        {"client_id": "c", "isolation_level": "hard"},
+        {"client_id": "c", "isolation_level": "firm"},
         {"client_id": "d", "domain": "a.localhost"},
     ]
     result = run_module(client_registry, config=config, clients=wanted)

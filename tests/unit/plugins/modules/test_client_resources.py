@@ -38,7 +38,7 @@ class FakeHost:
         self.boot = BootState()
         self.log: list[str] = []
         self.broken: set[str] = set()
-        self.stopped: Callable[[str], Any] | None = None
+        self.stopped: Callable[[str, bool], Any] | None = None
         self.names = BootState("/script", "/unit", "unit")
         self.layout = Layout(str(root))
         self.engine: EngineCgroups | None = None
@@ -72,7 +72,7 @@ class FakeHost:
         self.note(f"{task.step} {volume.client_id}")
         if task.stops:
             assert self.stopped is not None
-            with self.stopped(volume.client_id):
+            with self.stopped(volume.client_id, task.step != "grow"):
                 self.note(f"working on {volume.client_id}")
         gone = task.step in ("move out", "put away", "purge")
         size = None if gone else volume.size
@@ -112,7 +112,7 @@ def host(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, engine: FakeEngine) ->
         (root / folder).mkdir(parents=True)
     fake = FakeHost(root)
 
-    def volumes(_layout: Layout, stopped: Callable[[str], Any]) -> Part:
+    def volumes(_layout: Layout, stopped: Callable[[str, bool], Any]) -> Part:
         fake.stopped = stopped
         return Part(image=fake.image, read=fake.read_volumes, apply=fake.apply_volume, layout=fake.layout)
 
@@ -138,7 +138,7 @@ def host(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, engine: FakeEngine) ->
 def settings(config: dict[str, Any]) -> dict[str, Any]:
     """The platform's settings, with small defaults for hard clients."""
     capacity = {"reserved_memory": "0", "reserved_cpus": 0.0, "reserved_disk": "100m", "cpu_overcommit": 1.0}
-    return {**config, "levels": {"hard": {"resources": DEFAULTS}}, "capacity": capacity}
+    return {**config, "hard": config["hard"] | DEFAULTS, "capacity": capacity}
 
 
 @pytest.fixture
@@ -150,9 +150,11 @@ def clients(config: dict[str, Any]) -> list[dict[str, Any]]:
     return found
 
 
-def container(client_id: str, name: str, state: str = "running") -> ContainerState:
+def container(
+    client_id: str, name: str, state: str = "running", service: str = "site", writes: bool = True
+) -> ContainerState:
     """A container of a client."""
-    return ContainerState(name, name, client_id, "site", "", "image", state, "", {})
+    return ContainerState(name, name, client_id, service, "", "image", state, "", {}, writes)
 
 
 def test_hard_clients_get_resources(
@@ -251,6 +253,8 @@ def test_containers_are_stopped_and_started_again(
     host.volumes["acme"] = VolumeState(data="filled")
     for name, state in (("one", "running"), ("two", "exited"), ("three", "paused")):
         host.containers.append(container("acme", name, state))
+    for client_id in ("acme", "beta"):
+        host.containers.append(container(client_id, "four", writes=False))
     host.containers.append(container("common", "other"))
     calls: list[tuple[str, str]] = []
     engine.stop = lambda name: calls.append(("stop", name))  # type: ignore[method-assign]
@@ -268,6 +272,19 @@ def test_containers_are_stopped_and_started_again(
     result = run_module(client_resources, config=settings, clients=clients)
     assert result["msg"] == "Client acme: working on acme is broken."
     assert len(calls) == 4
+
+
+def test_its_own_traefik_stops_first_and_starts_last(
+    run_module: Run, engine: FakeEngine, host: FakeHost, settings: dict[str, Any], clients: list[dict[str, Any]]
+) -> None:
+    host.volumes["acme"] = VolumeState(data="filled")
+    for name in ("db", "traefik", "web"):
+        host.containers.append(container("acme", name, service=name))
+    calls: list[tuple[str, str]] = []
+    engine.stop = lambda name: calls.append(("stop", name))  # type: ignore[method-assign]
+    engine.start = lambda name: calls.append(("start", name))  # type: ignore[method-assign]
+    run_module(client_resources, config=settings, clients=clients)
+    assert (len(calls), calls[0], calls[-1]) == (6, ("stop", "traefik"), ("start", "traefik"))
 
 
 def test_a_container_that_does_not_start_again_is_told(

@@ -11,6 +11,11 @@ from typing import Any
 
 import pytest
 from ansible_collections.agency_stack.multi_tenancy.plugins.module_utils._config import effective_config
+from ansible_collections.agency_stack.multi_tenancy.plugins.module_utils._registry import (
+    empty_document,
+    plan_registry,
+    shared_allocations,
+)
 from ansible_collections.agency_stack.multi_tenancy.plugins.modules import client_network, client_stack
 from ansible_collections.agency_stack.multi_tenancy.tests.unit.fake_engine import FakeEngine
 from ansible_collections.agency_stack.multi_tenancy.tests.unit.helpers import ladder, registered
@@ -197,6 +202,28 @@ def test_a_suspended_client_loses_its_containers(
     assert engine.running() == ["mt-a.site", "mt-c.site"]
 
 
+def test_a_client_s_own_edge_goes_before_what_it_leads_to(
+    run_module: Run,
+    engine: FakeEngine,
+    config: dict[str, Any],
+    clients: list[dict[str, Any]],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(engine, "info", lambda: {"CgroupDriver": "cgroupfs", "CgroupVersion": "1"})
+    hard = clients[:1]
+    hard[0] |= {"isolation_level": "hard", "internal_subnet": "10.217.1.0/28"}
+    engine.local_images.add(config["edge"]["image"])
+    for module in (client_network, client_stack):
+        run_module(module, config=config, clients=hard)
+    assert sorted(engine.running()) == ["mt-a.site", "mt-a.traefik"]
+    hard[0]["isolation_level"] = "soft"
+    result = run_module(client_stack, config=config, clients=hard)
+    assert [(change["action"], change["name"]) for change in result["changes"]] == [
+        ("delete", "mt-a.traefik"),
+        ("delete", "mt-a.site"),
+    ]
+
+
 def test_a_restart_starts_the_same_containers_anew(
     run_module: Run, engine: FakeEngine, config: dict[str, Any], clients: list[dict[str, Any]]
 ) -> None:
@@ -234,3 +261,128 @@ def test_an_engine_that_does_not_answer_is_told(
     result = run_module(client_stack, config=config, clients=clients, docker_host="unix:///nowhere/docker.sock")
     assert result["failed"]
     assert "No Docker engine answers at unix:///nowhere/docker.sock" in result["msg"]
+
+
+# ---------------------------------------------------------------- levels
+
+
+class Levels:
+    """A registry whose clients change, and what the modules are given for it."""
+
+    def __init__(self, run_module: Run, config: dict[str, Any], *edit: dict[str, Any]) -> None:
+        self.run_module, self.config = run_module, config
+        self.document = empty_document()
+        self.become(*edit)
+
+    def become(self, *edit: dict[str, Any]) -> None:
+        """Edit the registry and make the networks."""
+        self.document = plan_registry(self.document, edit, self.config)[0]
+        self.run_module(client_network, **self.args, superseded="keep")
+
+    @property
+    def args(self) -> dict[str, Any]:
+        shared = shared_allocations(self.document)
+        return {"config": self.config, "clients": self.document["clients"], "shared": shared}
+
+
+def soft(*names: str) -> list[dict[str, Any]]:
+    return [{"client_id": name, "isolation_level": "soft"} for name in names]
+
+
+def test_one_container_serves_all_soft_clients_and_no_client_changes_it(
+    run_module: Run, tmp_path: Path, engine: FakeEngine, config: dict[str, Any]
+) -> None:
+    levels = Levels(run_module, config, *soft("a"))
+    address = levels.document["shared"][0]["subnet"].replace(".16/28", ".18")
+    result = ladder(run_module, client_stack, tmp_path, engine, **levels.args)
+    assert engine.running() == ["mt-shared.site"]
+    assert result["backends"] == {"shared.site": {"site": address}}
+    before = engine.snapshot()
+    levels.become(*soft("b", "c"), {"client_id": "a", "state": "suspended"})
+    result = run_module(client_stack, **levels.args)
+    assert (result["changed"], result["backends"], engine.snapshot()) == (
+        False,
+        {"shared.site": {"site": address}},
+        before,
+    )
+    # A run for one of them leaves it to the others.
+    one = levels.args | {"clients": levels.document["clients"][:1]}
+    levels.become({"client_id": "b", "state": "absent"}, {"client_id": "c", "isolation_level": "medium"})
+    run_module(client_stack, **levels.args)
+    assert engine.running() == ["mt-c.site", "mt-shared.site"]
+    assert run_module(client_stack, **one)["changed"] is False
+    # The last one takes it away.
+    levels.become({"client_id": "a", "state": "absent"})
+    checked = run_module(client_stack, check=True, **levels.args)
+    result = run_module(client_stack, **levels.args, superseded="keep")
+    assert (result["superseded"], engine.running()) == (1, ["mt-c.site", "mt-shared.site"])
+    result = ladder(run_module, client_stack, tmp_path, engine, **levels.args)
+    assert result["changes"] == checked["changes"]
+    assert engine.names() == ["mt-c.site"]
+
+
+def test_who_becomes_soft_is_served_before_its_own_container_goes(
+    run_module: Run, engine: FakeEngine, config: dict[str, Any]
+) -> None:
+    levels = Levels(run_module, config, {"client_id": "a"})
+    run_module(client_stack, **levels.args)
+    levels.become(*soft("a"))
+    result = run_module(client_stack, **levels.args, superseded="keep")
+    assert engine.running() == ["mt-a.site", "mt-shared.site"]
+    assert (set(result["backends"]), result["superseded"]) == ({"shared.site"}, 1)
+    run_module(client_stack, **levels.args, backends=result["backends"])
+    assert engine.names() == ["mt-shared.site"]
+
+
+def test_a_shared_container_that_fails_is_told_and_the_others_are_done(run_module: Run, engine: FakeEngine) -> None:
+    engine.local_images.add("sick:1")
+    engine.sick = {"sick:1"}
+    levels = Levels(run_module, with_site(shared={"image": "sick:1"}), {"client_id": "m"}, *soft("s"))
+    result = run_module(client_stack, **levels.args, defer_failures=True)
+    assert [failure["client_id"] for failure in result["failures"]] == ["shared.site"]
+    assert engine.running() == ["mt-m.site"]
+    assert (set(result["backends"]["m"]), result["backends"]["shared.site"]) == ({"site"}, {})
+
+
+def test_a_hard_client_has_its_own_traefik_first_and_all_in_its_cgroup(
+    run_module: Run, tmp_path: Path, engine: FakeEngine, config: dict[str, Any]
+) -> None:
+    levels = Levels(run_module, config, {"client_id": "h", "isolation_level": "hard", "egress": "allow"})
+    engine.calls.clear()
+    result = ladder(run_module, client_stack, tmp_path, engine, **levels.args)
+    created = [call[1] for call in engine.calls if call[0] == "create_container"]
+    assert created == ["mt-h.traefik", "mt-h.site"]
+    for name in created:
+        host = engine.by_name(name)["Config"]["HostConfig"]
+        assert host["CgroupParent"] == "/agency_stack/mt-h"
+        assert set(engine.by_name(name)["Endpoints"]) == {"mt-h", "mt-h.internal"}
+    front, inner = levels.document["clients"][0]["subnet"], levels.document["clients"][0]["internal_subnet"]
+    assert (front, inner) == ("10.217.0.0/28", "10.217.0.16/28")
+    # Each is reached where its level puts it: Traefik from the host, the service from Traefik.
+    assert result["backends"]["h"]["traefik"].startswith("10.217.0.")
+    assert result["backends"]["h"] == {"traefik": "10.217.0.2", "site": "10.217.0.19"}
+
+
+def test_a_suspended_hard_client_keeps_its_own_traefik_alone(
+    run_module: Run, engine: FakeEngine, config: dict[str, Any]
+) -> None:
+    levels = Levels(run_module, config, {"client_id": "h", "isolation_level": "hard"})
+    run_module(client_stack, **levels.args)
+    before = engine.by_name("mt-h.traefik")["Id"]
+    levels.become({"client_id": "h", "state": "suspended"})
+    result = run_module(client_stack, **levels.args)
+    assert (engine.names(), engine.by_name("mt-h.traefik")["Id"]) == (["mt-h.traefik"], before)
+    assert result["backends"] == {"h": {"traefik": "10.217.0.2"}}
+
+
+def test_of_a_hard_client_that_fails_the_backends_are_what_serves(
+    run_module: Run, engine: FakeEngine, config: dict[str, Any]
+) -> None:
+    engine.local_images.add("sick:1")
+    engine.sick = {"sick:1"}
+    levels = Levels(run_module, config, {"client_id": "h", "isolation_level": "hard"})
+    before = run_module(client_stack, **levels.args)["backends"]
+    engine.settle()
+    levels.become({"client_id": "h", "services": {"site": {"image": "sick:1"}}})
+    result = run_module(client_stack, **levels.args, defer_failures=True, health_timeout=1)
+    assert ([failure["client_id"] for failure in result["failures"]], result["backends"]) == (["h"], before)

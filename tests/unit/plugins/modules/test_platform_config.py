@@ -118,7 +118,7 @@ FAULTS: dict[str, tuple[bytes, dict[str, Any], str]] = {
     "unknown key": (b"colour: red\n", {}, "'colour' is no setting"),
     "unknown key that is set": (b"", {"set": {"colour": "red"}}, "'colour' is no setting"),
     "unknown override": (b"", {"overrides": {"colour": "red"}}, "The call: 'colour' is no setting"),
-    "bad value that is set": (b"", {"set": {"isolation_level": "hard"}}, "'hard' is not available"),
+    "bad value that is set": (b"", {"set": {"isolation_level": "firm"}}, "'firm' is not allowed"),
     "key twice": (
         b'"root_domain": a.example\nroot_domain : b.example\n',
         {"set": {"root_domain": "c.example"}},

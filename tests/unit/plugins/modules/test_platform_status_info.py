@@ -18,6 +18,7 @@ from ansible_collections.agency_stack.multi_tenancy.plugins.modules import (
     client_stack,
     edge_stack,
     platform_status_info,
+    traefik_dynamic_config,
 )
 from ansible_collections.agency_stack.multi_tenancy.tests.unit.fake_engine import FakeEngine
 from ansible_collections.agency_stack.multi_tenancy.tests.unit.helpers import tree
@@ -202,3 +203,113 @@ def test_a_firewall_that_cannot_be_read_is_told(
     result = run_module(platform_status_info, config=config)
     assert result["platform"]["firewall"] == "unknown (nft is not installed.)"
     assert len(result["findings"]) == 1
+
+
+# ---------------------------------------------------------------- levels
+
+
+@pytest.fixture
+def levels(
+    run_module: Run, tmp_path: Path, engine: FakeEngine, config: dict[str, Any], firewall: dict[str, str]
+) -> dict[str, Any]:
+    """A platform with a client of each level on which all is well."""
+    edit = [
+        {"client_id": name, "isolation_level": level} for name, level in (("h", "hard"), ("m", "medium"), ("s", "soft"))
+    ]
+    found = run_module(client_registry, config=config, clients=edit)
+    args: dict[str, Any] = {"config": config, "clients": found["clients"], "shared": found["shared"]}
+    run_module(edge_stack, config=config)
+    run_module(client_network, **args)
+    args["backends"] = run_module(client_stack, **args)["backends"]
+    (tmp_path / "root" / "clients" / "h" / "traefik" / "dynamic").mkdir(parents=True)
+    result = run_module(traefik_dynamic_config, **args, confirm_timeout=0)
+    assert not result.get("failed"), result
+    engine.settle()
+    engine.calls.clear()
+    return args
+
+
+def test_clients_of_every_level_are_well(
+    run_module: Run, tmp_path: Path, engine: FakeEngine, config: dict[str, Any], levels: dict[str, Any]
+) -> None:
+    before = tree(tmp_path), engine.snapshot()
+    result = run_module(platform_status_info, config=config)
+    assert result["findings"] == []
+    assert result["platform"]["shared"] == "site healthy"
+    services = {client["client_id"]: [row["container"] for row in client["services"]] for client in result["clients"]}
+    assert services == {"h": ["mt-h.traefik", "mt-h.site"], "m": ["mt-m.site"], "s": []}
+    assert sorted(call[0] for call in engine.calls) == ["containers", "info", "info", "networks", "volumes"]
+    assert (tree(tmp_path), engine.snapshot()) == before
+
+
+def replace_in(path: Path, old: str, new: str) -> None:
+    text = path.read_text(encoding="utf-8")
+    assert old in text
+    path.write_text(text.replace(old, new), encoding="utf-8")
+
+
+LEVEL_PROBLEMS: dict[str, tuple[Callable[[FakeEngine, Path], object], str]] = {
+    "shared instance stopped": (
+        lambda engine, _root: engine.stop("mt-shared.site"),
+        "shared.site: container mt-shared.site is exited",
+    ),
+    "shared instance gone": (
+        lambda engine, _root: engine.remove_container("mt-shared.site", force=True),
+        "shared.site: container mt-shared.site is missing",
+    ),
+    "soft client's route gone": (
+        lambda _engine, root: (root / "multi_tenancy/traefik/dynamic/s.yml").unlink(),
+        "s: the edge has no route to it",
+    ),
+    "soft client's route to an address that nobody has": (
+        lambda _engine, root: replace_in(root / "multi_tenancy/traefik/dynamic/s.yml", "10.217.0.66:", "10.217.0.67:"),
+        "s: the edge leads 'site' to 10.217.0.67 instead of 10.217.0.66",
+    ),
+    "own Traefik stopped": (
+        lambda engine, _root: engine.stop("mt-h.traefik"),
+        "h: container mt-h.traefik is exited",
+    ),
+    "own route gone": (
+        lambda _engine, root: (root / "clients/h/traefik/dynamic/routes.yml").unlink(),
+        "h: the edge has no route to it",
+    ),
+    "passthrough gone": (
+        lambda _engine, root: (root / "multi_tenancy/traefik/dynamic/h.yml").unlink(),
+        "h: the edge has no route to it",
+    ),
+    "own route to an address that nobody has": (
+        lambda _engine, root: replace_in(root / "clients/h/traefik/dynamic/routes.yml", "10.217.0.51:", "10.217.0.60:"),
+        "h: the edge leads 'site' to 10.217.0.60 instead of 10.217.0.51",
+    ),
+    "passthrough to an address that nobody has": (
+        lambda _engine, root: replace_in(root / "multi_tenancy/traefik/dynamic/h.yml", "10.217.0.2:", "10.217.0.9:"),
+        "h: the edge leads 'traefik' to 10.217.0.9 instead of 10.217.0.2",
+    ),
+}
+
+
+@pytest.mark.parametrize(("harm", "finding"), LEVEL_PROBLEMS.values(), ids=LEVEL_PROBLEMS)
+def test_one_problem_of_a_level_is_one_finding(
+    run_module: Run,
+    tmp_path: Path,
+    engine: FakeEngine,
+    config: dict[str, Any],
+    levels: dict[str, Any],
+    harm: Callable[[FakeEngine, Path], object],
+    finding: str,
+) -> None:
+    harm(engine, tmp_path / "root")
+    [told] = run_module(platform_status_info, config=config)["findings"]
+    assert told.startswith(finding)
+
+
+def test_a_shared_instance_that_nobody_needs_is_told(
+    run_module: Run, tmp_path: Path, engine: FakeEngine, config: dict[str, Any], levels: dict[str, Any]
+) -> None:
+    run_module(client_registry, config=config, clients=[{"client_id": "s", "state": "absent"}])
+    (tmp_path / "root" / "multi_tenancy" / "traefik" / "dynamic" / "s.yml").unlink()
+    assert run_module(platform_status_info, config=config)["findings"] == [
+        "shared.site: container mt-shared.site is in no plan; a converge removes it."
+    ]
+    engine.remove_container("mt-shared.site", force=True)
+    assert run_module(platform_status_info, config=config)["findings"] == []
