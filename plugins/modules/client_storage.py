@@ -90,6 +90,7 @@ failures:
 """
 
 import os
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -178,6 +179,36 @@ def has_files(path: str) -> bool:
     return not all(map(is_half_written, names_in(path)))
 
 
+def plan_restore(client: dict[str, Any], wanted: str, kept: Mapping[str, int], layout: Layout) -> list[Change]:
+    """How a client gets its kept folder back, when it has none yet.
+
+    Raises:
+        TenancyError: There is none to give back, or a run that did not know of it has begun a new one meanwhile.
+    """
+    folder = layout.client(client["client_id"])
+    if not os.path.lexists(folder):
+        return [plan_adoption(client, wanted, kept, layout)]
+    data = layout.client(client["client_id"], "data")
+    files = {
+        path: name
+        for service in names_in(data)
+        for name in names_in(os.path.join(data, service))
+        if not is_half_written(name)
+        for path in [os.path.join(data, service, name)]
+    }
+    if any(name != "index.html" or read_derived(path) != welcome_page(client) for path, name in files.items()):
+        # It was given back before, or the client has begun anew on purpose.
+        return []
+    try:
+        source = plan_adoption(client, wanted, kept, layout).payload.source
+    except TenancyError:
+        return []
+    raise TenancyError(
+        f"{source} was not brought back, because {folder} is there already and holds nothing but a first page; "
+        "remove the client and add it again with this data."
+    )
+
+
 def plan_present(module: AnsibleModule, layout: Layout, failures: list[dict[str, Any]]) -> list[Change]:
     """The directories, configuration files, first pages and restored folders that are missing or differ."""
     config, restore = module.params["config"], module.params["restore"]
@@ -186,9 +217,9 @@ def plan_present(module: AnsibleModule, layout: Layout, failures: list[dict[str,
     kept = kept_folders(layout) if restore else {}
     for client in module.params["clients"]:
         client_id = client["client_id"]
-        if client_id in restore and not os.path.lexists(layout.client(client_id)):
+        if client_id in restore:
             try:
-                changes.append(plan_adoption(client, restore[client_id], kept, layout))
+                changes += plan_restore(client, restore[client_id], kept, layout)
             except TenancyError as exc:
                 failures.append({"client_id": client_id, "msg": f"Client {client_id}: {exc}"})
                 continue

@@ -66,14 +66,6 @@ def test_all_faults_of_the_input_are_told_at_once(stranger: Stranger) -> None:
     assert nothing_of_ours(stranger)
 
 
-@pytest.mark.parametrize("level", ["hard", "soft"])
-def test_a_level_that_is_not_complete_is_refused_by_name(stranger: Stranger, level: str) -> None:
-    done = stranger.make(f"CLIENT_ID=myagency DOMAIN=example.com ISOLATION_LEVEL={level}")
-    assert done.status != 0
-    assert f"'{level}'" in done.output
-    assert nothing_of_ours(stranger)
-
-
 def test_a_port_in_use_is_named_with_its_process(stranger: Stranger) -> None:
     listener = "from socket import *; s = create_server(('0.0.0.0', 443)); s.accept()"
     stranger.machine.run(f"systemd-run --unit=test-squatter /usr/bin/python3 -c {shlex.quote(listener)}; sleep 1")

@@ -442,9 +442,24 @@ def test_a_client_that_has_a_folder_keeps_it(
     run_module: Run, config: dict[str, Any], back: dict[str, Any], home: Path, kept: Path, victim: Path
 ) -> None:
     run_module(client_storage, config=config, clients=[back])
+    (home / "data" / "site" / "own.html").touch()
     plant(kept, victim)
     before = tree(kept)
     assert run_module(client_storage, config=config, clients=[back], restore={"acme": "latest"})["changed"] is False
+    assert tree(kept) == before
+
+
+def test_a_client_that_was_begun_anew_by_a_run_in_between_is_told(
+    run_module: Run, config: dict[str, Any], back: dict[str, Any], home: Path, kept: Path, victim: Path
+) -> None:
+    run_module(client_storage, config=config, clients=[back])
+    again = {"config": config, "clients": [back], "restore": {"acme": "latest"}}
+    assert run_module(client_storage, **again)["changed"] is False
+    plant(kept, victim)
+    before = tree(kept)
+    result = run_module(client_storage, **again)
+    assert result["failed"]
+    assert f"{kept} was not brought back" in result["msg"]
     assert tree(kept) == before
 
 
