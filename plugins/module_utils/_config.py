@@ -24,7 +24,7 @@ from ansible_collections.agency_stack.multi_tenancy.plugins.module_utils._egress
     faults_of_egress,
     faults_of_rate,
 )
-from ansible_collections.agency_stack.multi_tenancy.plugins.module_utils._images import reference
+from ansible_collections.agency_stack.multi_tenancy.plugins.module_utils._images import SITE_SHARED_COMMAND, reference
 from ansible_collections.agency_stack.multi_tenancy.plugins.module_utils._names import (
     canonical_domain,
     check_client_id,
@@ -123,7 +123,7 @@ SITE_SERVICE: dict[str, Any] = {
     "cpus": 1.0,
     "pids_limit": 32,
     "port": 8080,
-    "shared": {"command": ["-c", "/etc/nginx/shared.conf"], "mem_limit": "256m", "cpus": 2.0, "pids_limit": 64},
+    "shared": {"command": list(SITE_SHARED_COMMAND), "mem_limit": "256m", "cpus": 2.0, "pids_limit": 64},
 }
 
 

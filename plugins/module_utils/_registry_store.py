@@ -292,12 +292,7 @@ def save(path: str, document: Mapping[str, Any]) -> None:
     except (ValueError, TypeError, RecursionError) as exc:
         raise TenancyError(f"The new registry cannot be written as JSON ({ascii(str(exc))[1:-1]}).") from exc
     _parse(data.decode(), path)
-    directory, name = os.path.split(path)
-    os.makedirs(directory, mode=0o755, exist_ok=True)
-    for left in os.listdir(directory):
-        # A writer that was killed; under the lock there is no other.
-        if left.startswith(f".{name}."):
-            os.unlink(os.path.join(directory, left))
+    os.makedirs(os.path.dirname(path), mode=0o755, exist_ok=True)
     if not _keep_original(path):
         _keep_generation(path)
     atomic_write(path, data, mode=0o640)
